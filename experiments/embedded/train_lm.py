@@ -1,0 +1,236 @@
+"""Trains the embedded language model; resumable and reproducible.
+
+  python -m experiments.embedded.train_lm --lm_text=runs/lm/train.jsonl.gz \
+      --workdir=runs/lm
+
+Makes a byte-level BPE tokenizer from the text, trains a small Gemma 2 on it,
+and writes a Hugging Face folder with a model card to --out. Killed and started
+again with the same command, it goes on from its last checkpoint.
+"""
+
+import functools
+import json
+import os
+import pathlib
+import time
+
+from absl import app
+from absl import flags
+import flax.struct
+import jax
+from jax import numpy as jnp
+import numpy as np
+import optax
+import tokenizers
+
+from jumprelu_jax import checkpoint
+from jumprelu_jax import embedded
+from jumprelu_jax import text
+from jumprelu_jax.lm import gemma2
+from jumprelu_jax.lm import huggingface
+from jumprelu_jax.lm import loss as lm_loss
+
+_LM_TEXT = flags.DEFINE_string(
+    'lm_text', str(embedded.HARVEST_TEXT), 'JSON-lines file to train on.'
+)
+_WORKDIR = flags.DEFINE_string(
+    'workdir', None, 'Tokens and checkpoints.', required=True
+)
+_OUT = flags.DEFINE_string('out', str(embedded.LM), 'Folder to write.')
+_STEPS = flags.DEFINE_integer('steps', 3000, 'Optimizer steps.')
+_ROWS = flags.DEFINE_integer('rows', 32, 'Sequences in a step.')
+_LR = flags.DEFINE_float('lr', 0.02, "Muon's peak learning rate.")
+_ADAM_LR = flags.DEFINE_float(
+    'adam_lr', 0.004, 'Peak learning rate of embedding and norms.'
+)
+_SEED = flags.DEFINE_integer('seed', 0, 'Seeds parameters and data order.')
+
+VOCAB_SIZE = 4096
+CONTEXT = 128
+CONFIG = gemma2.Gemma2Config(
+    vocab_size=VOCAB_SIZE,
+    hidden_size=128,
+    intermediate_size=512,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=32,
+    max_position_embeddings=CONTEXT,
+    sliding_window=64,
+    query_pre_attn_scalar=32.0,
+)
+STEPS_PER_CHECKPOINT = 200
+WARMUP_STEPS = 60
+
+
+@flax.struct.dataclass
+class State:
+  model: gemma2.Gemma2
+  opt_state: optax.OptState
+
+
+def train_tokenizer(documents):
+  """Returns a byte-level BPE tokenizer; digits are pieces of their own."""
+  tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+  tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([
+      tokenizers.pre_tokenizers.Digits(individual_digits=True),
+      tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False),
+  ])
+  tokenizer.decoder = tokenizers.decoders.ByteLevel()
+  special = ['<pad>', '<eos>', '<bos>']  # ids 0, 1, 2 as in Gemma
+  trainer = tokenizers.trainers.BpeTrainer(
+      vocab_size=VOCAB_SIZE,
+      special_tokens=special,
+      initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+      show_progress=False,
+  )
+  tokenizer.train_from_iterator(documents, trainer)
+  tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+      single='<bos> $A', special_tokens=[('<bos>', CONFIG.bos_token_id)]
+  )
+  return tokenizer
+
+
+def prepare(workdir):
+  """Returns (tokenizer, tokens_NL), made once and kept in the workdir."""
+  tokenizer_path = workdir / 'tokenizer.json'
+  tokens_path = workdir / 'tokens.npy'
+  if not tokens_path.exists():
+    documents = list(text.read_documents(_LM_TEXT.value))
+    tokenizer = train_tokenizer(documents)
+    tokenizer.save(str(tokenizer_path))
+    tokens_NL = text.pack(
+        text.encode(documents, tokenizer),
+        CONTEXT,
+        bos_id=CONFIG.bos_token_id,
+        pad_id=CONFIG.pad_token_id,
+    )
+    np.save(workdir / 'tmp.npy', tokens_NL)
+    os.replace(workdir / 'tmp.npy', tokens_path)
+  tokenizer = tokenizers.Tokenizer.from_file(str(tokenizer_path))
+  return tokenizer, np.load(tokens_path)
+
+
+def make_optimizer(steps):
+  """Muon for the blocks' matrices, Adam for embedding and norms."""
+
+  def schedule(peak):
+    return optax.warmup_cosine_decay_schedule(
+        0.0, peak, WARMUP_STEPS, steps, end_value=0.05 * peak
+    )
+
+  def muon_dimensions(params):
+    matrix = optax.contrib.MuonDimensionNumbers()
+    dimensions = jax.tree.map(lambda p: matrix if p.ndim == 2 else None, params)
+    return dimensions.replace(embed_VD=None)
+
+  return optax.chain(
+      optax.clip_by_global_norm(1.0),
+      optax.contrib.muon(
+          schedule(_LR.value),
+          adam_learning_rate=schedule(_ADAM_LR.value),
+          adam_b2=0.99,
+          muon_weight_dimension_numbers=muon_dimensions,
+      ),
+  )
+
+
+def rows_of_step(step, num_rows, rows, seed):
+  """Returns the row indices of a step: a permutation for each epoch."""
+  steps_per_epoch = num_rows // rows
+  epoch, position = divmod(step, steps_per_epoch)
+  order = np.random.default_rng([seed, epoch]).permutation(num_rows)
+  return order[position * rows : (position + 1) * rows]
+
+
+def mean_loss(model, tokens_BL):
+  """Mean next-token loss in nats over the predictions that count."""
+  special = lm_loss.special_ids(model.config)
+  loss_BL, counts_BL = lm_loss.next_token_loss(
+      gemma2.logits(model, tokens_BL), tokens_BL, special
+  )
+  return jnp.sum(loss_BL * counts_BL) / jnp.sum(counts_BL)
+
+
+@functools.partial(jax.jit, static_argnames='tx', donate_argnums=0)
+def train_step(state, tokens_BL, *, tx):
+  loss, grads = jax.value_and_grad(mean_loss)(state.model, tokens_BL)
+  updates, opt_state = tx.update(grads, state.opt_state, state.model)
+  return State(optax.apply_updates(state.model, updates), opt_state), loss
+
+
+def heldout_loss(model, tokenizer):
+  """Returns (nats per token, bits per character, tokens) on held-out text."""
+  documents = list(text.read_documents(embedded.HELDOUT_TEXT))
+  tokens_NL = text.pack(
+      text.encode(documents, tokenizer),
+      CONTEXT,
+      bos_id=CONFIG.bos_token_id,
+      pad_id=CONFIG.pad_token_id,
+  )
+  special = lm_loss.special_ids(CONFIG)
+
+  @jax.jit
+  def sums(model, tokens_BL):
+    loss_BL, counts_BL = lm_loss.next_token_loss(
+        gemma2.logits(model, tokens_BL), tokens_BL, special
+    )
+    return jnp.sum(loss_BL * counts_BL), jnp.sum(counts_BL)
+
+  total, count = np.sum(
+      [
+          np.asarray(sums(model, tokens_NL[i : i + 32]), np.float64)
+          for i in range(0, len(tokens_NL), 32)
+      ],
+      axis=0,
+  )
+  characters = sum(map(len, documents))
+  tokens = text.is_text(tokens_NL, special).sum()
+  nats = total / count
+  bits_per_character = nats * tokens / characters / np.log(2)
+  return float(nats), float(bits_per_character), int(tokens)
+
+
+def main(argv):
+  del argv
+  workdir = pathlib.Path(_WORKDIR.value)
+  workdir.mkdir(parents=True, exist_ok=True)
+  tokenizer, tokens_NL = prepare(workdir)
+  print(f'{tokens_NL.size:,} training tokens', flush=True)
+  tx = make_optimizer(_STEPS.value)
+  model = gemma2.init(CONFIG, jax.random.key(_SEED.value))
+  state = State(model, tx.init(model))
+  checkpointer = checkpoint.Checkpointer(workdir / 'checkpoints')
+  start, state = checkpointer.restore_latest(state) or (0, state)
+  losses, began = [], time.time()
+  for step in range(start, _STEPS.value):
+    rows = rows_of_step(step, len(tokens_NL), _ROWS.value, _SEED.value)
+    state, loss = train_step(state, jnp.asarray(tokens_NL[rows]), tx=tx)
+    losses.append(loss)
+    done = step + 1
+    if done % 50 == 0 or done == _STEPS.value:
+      rate = len(losses) * _ROWS.value * CONTEXT / (time.time() - began)
+      mean = float(np.mean(jax.device_get(losses)))
+      print(f'step {done}: loss {mean:.3f} nats, {rate:,.0f} tokens/s',
+            flush=True)  # fmt: skip
+      losses, began = [], time.time()
+    if done % STEPS_PER_CHECKPOINT == 0 or done == _STEPS.value:
+      checkpointer.save(done, state)
+  checkpointer.close()
+  # What is shipped is measured: the weights as rounded to bfloat16.
+  huggingface.save(state.model, tokenizer, _OUT.value)
+  nats, bits, tokens = heldout_loss(huggingface.load(_OUT.value), tokenizer)
+  result = {
+      'steps': _STEPS.value,
+      'tokens_seen': _STEPS.value * _ROWS.value * CONTEXT,
+      'training_tokens': int(tokens_NL.size),
+      'heldout_tokens': tokens,
+      'heldout_nats_per_token': round(nats, 4),
+      'heldout_bits_per_character': round(bits, 4),
+  }
+  print(json.dumps(result))
+  (workdir / 'result.json').write_text(json.dumps(result) + '\n')
+
+
+if __name__ == '__main__':
+  app.run(main)

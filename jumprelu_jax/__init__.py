@@ -1,0 +1,1 @@
+"""Sparse autoencoders with JumpReLU activations, in JAX."""

@@ -1,0 +1,63 @@
+"""Checkpoints of a pytree of arrays, saved and restored by Orbax.
+
+A save is written beside and renamed when complete, so a process killed at any
+moment leaves the last complete checkpoint in place. The restored arrays take
+their shapes, dtypes and shardings from a template, so a run may continue on
+another mesh than the one it was saved from.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TypeVar
+
+from etils import epath
+import jax
+import orbax.checkpoint as ocp
+
+PyTree = TypeVar('PyTree')
+
+
+class Checkpointer:
+  """Saves states of one run by step; keeps the last `keep` of them."""
+
+  def __init__(self, directory: str | os.PathLike, *, keep: int = 2):
+    self._manager = ocp.CheckpointManager(
+        epath.Path(os.path.abspath(directory)),
+        options=ocp.CheckpointManagerOptions(
+            max_to_keep=keep, enable_async_checkpointing=False
+        ),
+    )
+
+  def save(self, step: int, state: PyTree) -> None:
+    """Saves a pytree of jax arrays under a step; returns when it is on disk."""
+    self._manager.save(step, args=ocp.args.StandardSave(_as_dict(state)))
+
+  def restore_latest(self, template: PyTree) -> tuple[int, PyTree] | None:
+    """Returns (step, state) of the newest checkpoint, or None without one.
+
+    Args:
+      template: a pytree of jax arrays like the saved one; each restored array
+        gets its dtype and sharding.
+    """
+    step = self._manager.latest_step()
+    if step is None:
+      return None
+    target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _as_dict(template))
+    leaves = self._manager.restore(step, args=ocp.args.StandardRestore(target))
+    structure = jax.tree.structure(template)
+    ordered = [leaves[name] for name in _as_dict(template)]
+    return step, jax.tree.unflatten(structure, ordered)
+
+  def close(self) -> None:
+    """Releases Orbax's threads."""
+    self._manager.close()
+
+
+def _as_dict(tree):
+  """Flattens a pytree to {path: leaf}: Orbax need not know our classes."""
+  paths_and_leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return {
+      jax.tree_util.keystr(path, simple=True, separator='/'): leaf
+      for path, leaf in paths_and_leaves
+  }

@@ -1,0 +1,1 @@
+"""Language models in JAX: architectures, sites, Hugging Face folders."""
