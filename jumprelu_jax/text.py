@@ -13,6 +13,8 @@ import os
 import numpy as np
 import tokenizers
 
+from jumprelu_jax import errors
+
 # A document is encoded in a batch of this many: enough to keep the tokenizer's
 # threads busy, little enough that memory does not grow with the corpus.
 _DOCUMENTS_PER_BATCH = 64
@@ -26,14 +28,14 @@ def read_documents(path: str | os.PathLike) -> Iterator[str]:
       object a line that has a string under "text".
 
   Raises:
-    ValueError: the file is missing, is not such a file, or holds no text.
+    errors.InputError: the file is missing, is not such a file, or holds no text.
   """
   import datasets  # 1.3 s to import; only those who read text pay for it
 
   if not os.path.isfile(path):
-    raise ValueError(f'text file {path} does not exist; give a .jsonl file.')
+    raise errors.InputError(f'text file {path} does not exist; give a .jsonl file.')
   if os.path.getsize(path) == 0:
-    raise ValueError(f'text file {path} is empty; give one with documents.')
+    raise errors.InputError(f'text file {path} is empty; give one with documents.')
   found_text = False
   try:
     rows = datasets.load_dataset(
@@ -42,17 +44,17 @@ def read_documents(path: str | os.PathLike) -> Iterator[str]:
     for row in rows:
       text = row.get('text')
       if not isinstance(text, str):
-        raise ValueError(f'a row has keys {sorted(row)}')
+        raise TypeError(f'a row has keys {sorted(row)}')
       if text.strip():
         found_text = True
         yield text
   except Exception as error:
-    raise ValueError(
+    raise errors.InputError(
         f'text file {path} cannot be read as JSON lines with a string under '
         f'"text" ({type(error).__name__}: {error}).'
     ) from error
   if not found_text:
-    raise ValueError(f'text file {path} has no text; give one with documents.')
+    raise errors.InputError(f'text file {path} has no text; give one with documents.')
 
 
 def encode(
@@ -94,10 +96,10 @@ def pack(
     int32 array [N, L].
 
   Raises:
-    ValueError: length < 2, or there is no document.
+    errors.InputError: length < 2, or there is no document.
   """
   if length < 2:
-    raise ValueError(f'context_length={length} leaves no room beside BOS.')
+    raise errors.InputError(f'context_length={length} leaves no room beside BOS.')
   rows, pending = [], np.empty(0, np.int32)
 
   def row(body):
@@ -115,7 +117,7 @@ def pack(
   if len(pending):
     rows.append(row(pending))
   if not rows:
-    raise ValueError('There is no document to pack; give a text with some.')
+    raise errors.InputError('There is no document to pack; give a text with some.')
   return np.stack(rows)
 
 
@@ -125,3 +127,9 @@ def is_text(tokens_BL, special_ids: tuple[int, ...]):
   for special_id in special_ids:
     result_BL &= tokens_BL != special_id
   return result_BL
+
+
+def pad_rows(tokens_BL: np.ndarray, rows: int, pad_id: int) -> np.ndarray:
+  """Returns the sequences with rows of padding added up to a number of rows."""
+  missing = rows - len(tokens_BL)
+  return np.pad(tokens_BL, ((0, missing), (0, 0)), constant_values=pad_id)

@@ -18,6 +18,7 @@ import safetensors
 import safetensors.numpy
 import tokenizers
 
+from jumprelu_jax import errors
 from jumprelu_jax.lm import gemma2
 
 # Our field of a block → Hugging Face's name and whether it is transposed
@@ -43,7 +44,7 @@ def load_config(folder: str | os.PathLike) -> gemma2.Gemma2Config:
   """Reads config.json of a Gemma 2 folder.
 
   Raises:
-    ValueError: the folder or a file is missing or unreadable, or the model is
+    errors.InputError: the folder or a file is missing or unreadable, or the model is
       not one that `gemma2` computes exactly.
   """
   raw = _load_json(pathlib.Path(folder), 'config.json')
@@ -51,7 +52,7 @@ def load_config(folder: str | os.PathLike) -> gemma2.Gemma2Config:
   _require(raw, where, 'model_type', 'gemma2')
   activation = raw.get('hidden_activation') or raw.get('hidden_act')
   if activation != 'gelu_pytorch_tanh':
-    raise ValueError(
+    raise errors.InputError(
         f'{where}: activation {activation!r} is not supported; expected '
         "'gelu_pytorch_tanh'."
     )
@@ -62,7 +63,7 @@ def load_config(folder: str | os.PathLike) -> gemma2.Gemma2Config:
   rope = raw.get('rope_parameters') or raw.get('rope_scaling') or {}
   rope_type = rope.get('rope_type', rope.get('type', 'default'))
   if rope_type != 'default':
-    raise ValueError(
+    raise errors.InputError(
         f"{where}: RoPE type {rope_type!r} is not supported; expected 'default'."
     )
   values = dict(raw)
@@ -73,7 +74,7 @@ def load_config(folder: str | os.PathLike) -> gemma2.Gemma2Config:
   required = {f.name for f in fields if f.default is dataclasses.MISSING}
   missing = sorted(required - values.keys())
   if missing:
-    raise ValueError(f'{where} lacks {", ".join(missing)}.')
+    raise errors.InputError(f'{where} lacks {", ".join(missing)}.')
   config = gemma2.Gemma2Config(
       **{f.name: values[f.name] for f in fields if f.name in values}
   )
@@ -86,30 +87,30 @@ def load_config(folder: str | os.PathLike) -> gemma2.Gemma2Config:
 
 
 def load_tokenizer(folder: str | os.PathLike) -> tokenizers.Tokenizer:
-  """Reads tokenizer.json of a model folder; ValueError if it cannot."""
+  """Reads tokenizer.json of a model folder; InputError if it cannot."""
   path = pathlib.Path(folder) / 'tokenizer.json'
   if not path.is_file():
-    raise ValueError(f'{path} does not exist; a model folder needs one.')
+    raise errors.InputError(f'{path} does not exist; a model folder needs one.')
   try:
     return tokenizers.Tokenizer.from_file(str(path))
   except Exception as error:  # the library raises plain Exception
-    raise ValueError(f'{path} is not a tokenizer: {error}.') from error
+    raise errors.InputError(f'{path} is not a tokenizer: {error}.') from error
 
 
 def check_weights(
     folder: str | os.PathLike, config: gemma2.Gemma2Config
 ) -> None:
-  """Raises ValueError unless the header lists each tensor in its shape."""
+  """Raises InputError unless the header lists each tensor in its shape."""
   expected = {
       name: shape for _, name, shape, _ in _tensors(abstract(config))
   }
   with _open_weights(folder) as file:
     for name, shape in expected.items():
       if name not in file.keys():
-        raise ValueError(f'{folder}/model.safetensors lacks tensor {name}.')
+        raise errors.InputError(f'{folder}/model.safetensors lacks tensor {name}.')
       got = tuple(file.get_slice(name).get_shape())
       if got != shape:
-        raise ValueError(
+        raise errors.InputError(
             f'{folder}/model.safetensors: {name} has shape {got}, expected '
             f'{shape} from config.json.'
         )
@@ -121,7 +122,7 @@ def load(
   """Reads a Gemma 2 folder into parameters of one dtype.
 
   Raises:
-    ValueError: as `load_config` and `check_weights`.
+    errors.InputError: as `load_config` and `check_weights`.
   """
   config = load_config(folder)
   check_weights(folder, config)
@@ -202,14 +203,14 @@ def _name_in_file(path):
 
 
 def _open_weights(folder):
-  """Opens model.safetensors; one clear ValueError when it is no good."""
+  """Opens model.safetensors; one clear InputError when it is no good."""
   path = pathlib.Path(folder) / 'model.safetensors'
   if not path.is_file():
-    raise ValueError(f'{path} does not exist; a model folder needs one.')
+    raise errors.InputError(f'{path} does not exist; a model folder needs one.')
   try:
     return safetensors.safe_open(path, framework='np')
   except (safetensors.SafetensorError, OSError) as error:
-    raise ValueError(
+    raise errors.InputError(
         f'{path} is damaged or truncated ({error}); get the file again.'
     ) from error
 
@@ -217,25 +218,25 @@ def _open_weights(folder):
 def _load_json(folder, name):
   """Reads one JSON object of a model folder."""
   if not folder.is_dir():
-    raise ValueError(
+    raise errors.InputError(
         f'model folder {folder} does not exist; give a folder with '
         'config.json, model.safetensors and tokenizer.json.'
     )
   path = folder / name
   if not path.is_file():
-    raise ValueError(f'{path} does not exist; a model folder needs one.')
+    raise errors.InputError(f'{path} does not exist; a model folder needs one.')
   try:
     return json.loads(path.read_text())
   except ValueError as error:
-    raise ValueError(f'{path} is not JSON ({error}).') from error
+    raise errors.InputError(f'{path} is not JSON ({error}).') from error
 
 
 def _require(raw, where, key, expected, *, absent_ok=False):
-  """Raises ValueError unless raw[key] is as this code computes it."""
+  """Raises InputError unless raw[key] is as this code computes it."""
   if key not in raw and absent_ok:
     return
   if raw.get(key) != expected:
-    raise ValueError(
+    raise errors.InputError(
         f'{where}: {key}={raw.get(key)!r} is not supported; expected '
         f'{expected!r}.'
     )

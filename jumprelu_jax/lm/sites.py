@@ -13,6 +13,8 @@ import dataclasses
 
 import jax
 
+from jumprelu_jax import errors
+
 #: Residual stream after the block; MLP output as added to the residual (after
 #: a post-norm, where the model has one); attention heads concatenated, before
 #: the output projection W_O (the paper's attention site).
@@ -28,7 +30,7 @@ class Site:
 
   def __post_init__(self):
     if self.name not in SITE_NAMES:
-      raise ValueError(
+      raise errors.InputError(
           f'lm.site={self.name!r} is not a site; known sites: '
           f'{", ".join(SITE_NAMES)}.'
       )

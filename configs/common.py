@@ -1,0 +1,69 @@
+"""Gemma Scope's recipe, from which every recipe starts.
+
+Lieberum et al. 2024 (arXiv:2408.05147), section 3, on top of Rajamanoharan et
+al. 2024 (arXiv:2407.14435): a 131k-latent SAE on 8B activations, scaled to unit
+mean squared norm, in batches of 4,096. `jumprelu_jax.config` says what each key
+means.
+"""
+
+from ml_collections import config_dict
+
+
+def gemma_scope() -> config_dict.ConfigDict:
+  """Returns the recipe; it names no language model and no text of its own."""
+  c = config_dict.ConfigDict()
+  c.seed = 0
+  c.lm = {'path': '', 'site': 'resid_post', 'layer': 20}
+  c.text = {'harvest': '', 'heldout': '', 'context_length': 1024}
+  c.activations = {
+      'sequences': 0,
+      'sequences_per_batch': 8,
+      'bucket_rows': 1_000_000,
+  }
+  c.sae = {
+      'architecture': 'jumprelu',
+      'num_latents': 2**17,
+      'initial_threshold': 0.001,
+      'use_pre_encoder_bias': True,
+      'compute_dtype': 'float32',
+  }
+  c.objective = {
+      'name': 'l0',
+      'sparsity_coeff': 6e-4,
+      'sparsity_warmup_steps': 10_000,
+      'kernel': 'rectangle',
+      'bandwidth': 0.001,
+  }
+  c.optimizer = {
+      'learning_rate': 7e-5,
+      'threshold_learning_rate': 7e-5,
+      'beta1': 0.0,
+      'beta2': 0.999,
+      'epsilon': 1e-8,
+      'warmup_steps': 1_000,
+      'decay_fraction': 0.0,
+  }
+  c.train = {
+      'steps': 1_953_125,
+      'batch_size': 4096,
+      'steps_per_log': 500,
+      'steps_per_checkpoint': 10_000,
+  }
+  c.evaluation = {'sequences': 2048, 'sequences_per_batch': 8}
+  c.mesh = {'data': 1, 'latent': 1}
+  c.sweep = {'sparsity_coeffs': (1e-4, 2e-4, 4e-4, 6e-4, 1e-3, 2e-3)}
+  return c
+
+
+def parse_arg(arg: str) -> bool:
+  """Returns whether `--config=recipe.py:quick` was asked for.
+
+  Raises:
+    ValueError: the argument is anything else.
+  """
+  if arg not in ('', 'quick'):
+    raise ValueError(
+        f'recipe argument {arg!r} is not known; use none or "quick", as in '
+        '--config=configs/quickstart.py:quick.'
+    )
+  return arg == 'quick'

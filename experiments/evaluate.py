@@ -1,0 +1,49 @@
+"""Evaluates trained SAEs on the held-out text of their configs.
+
+  python -m experiments.evaluate --sae=DIR/jumprelu_l0_0.001[,DIR/…]
+
+Prints a row for each SAE; writes nothing but, with --out, a results.csv.
+"""
+
+import dataclasses
+import pathlib
+
+from absl import flags
+
+from experiments import launch
+from jumprelu_jax import errors
+from jumprelu_jax import export
+from jumprelu_jax import runs
+
+_SAE = flags.DEFINE_list('sae', None, "SAEs' folders.", required=True)
+_OUT = flags.DEFINE_string('out', None, 'A results.csv to write.')
+_SEQUENCES = flags.DEFINE_integer(
+    'sequences', None, "Evaluate on as many sequences, not the config's number."
+)
+
+
+def evaluate(folder):
+  """Returns the row of the SAE in one folder."""
+  run = runs.load_run(folder)
+  if not (folder / export.FILE_NAME).is_file():
+    raise errors.InputError(
+        f'--sae={folder} holds no {export.FILE_NAME}; give the folder of a '
+        'trained SAE.'
+    )
+  if _SEQUENCES.value is not None:
+    evaluation = dataclasses.replace(
+        run.evaluation, sequences=_SEQUENCES.value
+    )
+    run = dataclasses.replace(run, evaluation=evaluation)
+  return runs.evaluate_folder(folder, run, runs.prepare(run))
+
+
+def main():
+  rows = [evaluate(pathlib.Path(folder)) for folder in _SAE.value]
+  print(runs.format_table(rows))
+  if _OUT.value:
+    runs.write_results(rows, _OUT.value)
+
+
+if __name__ == '__main__':
+  launch.run(main)

@@ -1,0 +1,69 @@
+"""What all launchers share: flags, and errors as one line."""
+
+from collections.abc import Callable
+import sys
+
+from absl import app
+from absl import flags
+from absl import logging
+from ml_collections import config_flags
+
+from jumprelu_jax import config as config_lib
+from jumprelu_jax import errors
+
+CONFIG = config_flags.DEFINE_config_file(
+    'config', None, 'Recipe, such as configs/quickstart.py.', lock_config=True
+)
+
+
+def run_config() -> config_lib.RunConfig:
+  """Returns the checked config that --config and its overrides give."""
+  if CONFIG.value is None:
+    raise errors.InputError(
+        '--config is missing; give a recipe, such as '
+        '--config=configs/quickstart.py.'
+    )
+  return config_lib.RunConfig.from_config_dict(CONFIG.value.to_dict())
+
+
+def run(main: Callable[[], None]) -> None:
+  """Parses the flags and calls main(); the user's errors end with exit code 2.
+
+  An `errors.InputError`, from the flags or from main, is printed as one line.
+  """
+
+  def guarded(argv):
+    logging.set_verbosity(logging.WARNING)  # Orbax logs every call as INFO
+    if len(argv) > 1:
+      _fail(f'arguments {argv[1:]} are not flags; flags start with --.')
+    try:
+      main()
+    except errors.InputError as error:
+      _fail(error)
+
+  app.run(guarded, flags_parser=_parse)
+
+
+def _parse(argv):
+  """Parses flags; an override of an unknown config key is one clear line."""
+  try:
+    return flags.FLAGS(argv)
+  except (AttributeError, KeyError) as error:  # config_flags, unknown key
+    _fail(_unknown_override(argv) or error)
+  except (flags.Error, ValueError, TypeError, OSError) as error:
+    _fail(error)
+
+
+def _unknown_override(argv):
+  """Names the first --config.… flag in argv that is no key of the recipe."""
+  known = [f'config.{key}' for key in config_lib.flatten(CONFIG.value.to_dict())]
+  for arg in argv:
+    key = arg.lstrip('-').partition('=')[0]
+    if key.startswith('config.') and key not in known:
+      return config_lib.unknown_key_message(key, known)
+  return None
+
+
+def _fail(message):
+  print(f'error: {" ".join(str(message).split())}', file=sys.stderr)
+  sys.exit(2)

@@ -1,0 +1,33 @@
+"""Trains one SAE for each sparsity coefficient and draws the Pareto plot.
+
+  python -m experiments.sweep --config=configs/quickstart.py --workdir=DIR
+
+Harvests activations, trains, evaluates on held-out text, and writes results.csv,
+pareto.png, pareto.pdf and a folder for each SAE. The same command continues a
+run that was killed.
+"""
+
+from absl import flags
+
+from experiments import launch
+from jumprelu_jax import plot
+from jumprelu_jax import progress
+from jumprelu_jax import runs
+
+_WORKDIR = flags.DEFINE_string(
+    'workdir', None, "The run's folder.", required=True
+)
+
+
+def main():
+  run = launch.run_config()
+  inputs = runs.prepare(run)
+  runs.claim(_WORKDIR.value, run)
+  rows = runs.run_all(inputs, run.sweep.sparsity_coeffs, _WORKDIR.value)
+  plot.pareto(rows, _WORKDIR.value)
+  print(runs.format_table(rows))
+  progress.say(f'{_WORKDIR.value}: results.csv, pareto.png, pareto.pdf')
+
+
+if __name__ == '__main__':
+  launch.run(main)

@@ -1,0 +1,30 @@
+"""Trains one SAE at config.objective.sparsity_coeff and evaluates it.
+
+  python -m experiments.train --config=configs/quickstart.py \
+      --config.objective.sparsity_coeff=1e-3 --workdir=DIR
+
+The same command continues a run that was killed.
+"""
+
+from absl import flags
+
+from experiments import launch
+from jumprelu_jax import progress
+from jumprelu_jax import runs
+
+_WORKDIR = flags.DEFINE_string(
+    'workdir', None, "The run's folder.", required=True
+)
+
+
+def main():
+  run = launch.run_config()
+  inputs = runs.prepare(run)
+  runs.claim(_WORKDIR.value, run)
+  rows = runs.run_all(inputs, [run.objective.sparsity_coeff], _WORKDIR.value)
+  print(runs.format_table(rows))
+  progress.say(f'{_WORKDIR.value}: results.csv')
+
+
+if __name__ == '__main__':
+  launch.run(main)

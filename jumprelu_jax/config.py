@@ -1,0 +1,397 @@
+"""What a run is: small frozen dataclasses, checked before any work.
+
+A recipe in `configs/` gives a `ConfigDict`; `RunConfig.from_config_dict` turns
+it into these classes, once, and no `ConfigDict` travels further. This file
+checks what can be known without opening a model or a text; `runs.prepare`
+checks the rest. Lengths of training are in steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import dataclasses
+import difflib
+import json
+import typing
+from typing import Any
+
+from jumprelu_jax import errors
+
+#: The path that stands for what the package ships, for models and texts alike.
+EMBEDDED = 'embedded'
+COMPUTE_DTYPES = ('float32', 'bfloat16')
+
+
+@dataclasses.dataclass(frozen=True)
+class LMConfig:
+  """The language model and the place in it.
+
+  Attributes:
+    path: Hugging Face folder, or 'embedded'.
+    site: 'resid_post', 'mlp_out' or 'attn_z'.
+    layer: zero-based index of the block.
+  """
+
+  path: str
+  site: str
+  layer: int
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig:
+  """What the language model reads.
+
+  Attributes:
+    harvest: JSON-lines file to harvest activations from, or 'embedded'.
+    heldout: JSON-lines file to evaluate on, or 'embedded'.
+    context_length: tokens of a sequence, BOS included.
+  """
+
+  harvest: str
+  heldout: str
+  context_length: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ActivationsConfig:
+  """How activations are harvested.
+
+  Attributes:
+    sequences: sequences to harvest from at most; 0 takes the whole text.
+    sequences_per_batch: sequences in one forward pass.
+    bucket_rows: rows that are shuffled together, held in memory and stored as
+      one shard.
+  """
+
+  sequences: int
+  sequences_per_batch: int
+  bucket_rows: int
+
+
+@dataclasses.dataclass(frozen=True)
+class SAEConfig:
+  """The sparse autoencoder.
+
+  Attributes:
+    architecture: a name in `train.ARCHITECTURES`.
+    num_latents: M.
+    initial_threshold: in units of normalised activations.
+    use_pre_encoder_bias: subtract b_dec from the encoder's input.
+    compute_dtype: of the inputs of matrix products; parameters are float32.
+  """
+
+  architecture: str
+  num_latents: int
+  initial_threshold: float
+  use_pre_encoder_bias: bool
+  compute_dtype: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectiveConfig:
+  """The loss.
+
+  Attributes:
+    name: a name in `objectives.OBJECTIVES`.
+    sparsity_coeff: lambda.
+    sparsity_warmup_steps: lambda rises linearly from 0 over these steps.
+    kernel: a name in `ops.KERNELS`.
+    bandwidth: epsilon, in units of normalised activations.
+  """
+
+  name: str
+  sparsity_coeff: float
+  sparsity_warmup_steps: int
+  kernel: str
+  bandwidth: float
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+  """Adam and its learning rates.
+
+  Attributes:
+    learning_rate: of weights and biases.
+    threshold_learning_rate: of the thresholds' parameters.
+    beta1: decay of the first moment; 0 stores none.
+    beta2: decay of the second moment.
+    epsilon: Adam's epsilon.
+    warmup_steps: cosine warm-up from a tenth of the learning rate.
+    decay_fraction: share of the run, at its end, in which the rate falls
+      linearly to 0.
+  """
+
+  learning_rate: float
+  threshold_learning_rate: float
+  beta1: float
+  beta2: float
+  epsilon: float
+  warmup_steps: int
+  decay_fraction: float
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+  """The training loop.
+
+  Attributes:
+    steps: optimizer steps.
+    batch_size: rows of activations in a step.
+    steps_per_log: steps that one logged record averages over.
+    steps_per_checkpoint: a multiple of steps_per_log.
+  """
+
+  steps: int
+  batch_size: int
+  steps_per_log: int
+  steps_per_checkpoint: int
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+  """Evaluation on held-out text.
+
+  Attributes:
+    sequences: sequences to evaluate on at most; 0 takes the whole text.
+    sequences_per_batch: sequences in one forward pass.
+  """
+
+  sequences: int
+  sequences_per_batch: int
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+  """The device mesh: batch over `data`, latents over `latent`.
+
+  Attributes:
+    data: devices along the batch.
+    latent: devices along the latents.
+  """
+
+  data: int
+  latent: int
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepConfig:
+  """What `experiments.sweep` runs over.
+
+  Attributes:
+    sparsity_coeffs: one SAE is trained for each; they replace
+      `objective.sparsity_coeff`.
+  """
+
+  sparsity_coeffs: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+  """Everything that decides a run's numbers; `seed` reaches all randomness."""
+
+  seed: int
+  lm: LMConfig
+  text: TextConfig
+  activations: ActivationsConfig
+  sae: SAEConfig
+  objective: ObjectiveConfig
+  optimizer: OptimizerConfig
+  train: TrainConfig
+  evaluation: EvaluationConfig
+  mesh: MeshConfig
+  sweep: SweepConfig
+
+  @classmethod
+  def from_config_dict(cls, config: Mapping[str, Any]) -> RunConfig:
+    """Builds and checks a RunConfig.
+
+    Args:
+      config: nested mappings (`ConfigDict.to_dict()`, or JSON read back).
+
+    Raises:
+      errors.InputError: a key is unknown or missing, a value has the wrong type
+        or is out of its range, or two values do not fit together.
+    """
+    run = _build(cls, config, prefix='config')
+    _check(run)
+    return run
+
+  def to_dict(self) -> dict[str, Any]:
+    """Returns nested plain dicts, as they are stored as JSON."""
+    return json.loads(json.dumps(dataclasses.asdict(self)))
+
+  def with_sparsity_coeff(self, sparsity_coeff: float) -> RunConfig:
+    """Returns the config of one SAE of a sweep."""
+    objective = dataclasses.replace(
+        self.objective, sparsity_coeff=sparsity_coeff
+    )
+    return dataclasses.replace(self, objective=objective)
+
+
+def flatten(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+  """Returns {'sae.num_latents': 16384, ...} of nested mappings."""
+  flat = {}
+  for key, value in config.items():
+    if isinstance(value, Mapping):
+      flat |= flatten(value, f'{prefix}{key}.')
+    else:
+      flat[f'{prefix}{key}'] = value
+  return flat
+
+
+def unknown_key_message(key: str, known: list[str]) -> str:
+  """Returns the one line that an unknown config key gets."""
+  close = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
+  hint = f'did you mean {close[0]}?' if close else 'known keys: '
+  if not close:
+    hint += f'{", ".join(sorted(known))}.'
+  return f'{key} is not a config key; {hint}'
+
+
+def _build(cls, config, prefix):
+  """Builds one dataclass from a mapping; recurses into nested ones."""
+  types = typing.get_type_hints(cls)
+  for key in config:
+    if key not in types:
+      known = [f'{prefix}.{name}' for name in types]
+      raise errors.InputError(unknown_key_message(f'{prefix}.{key}', known))
+  missing = [f'{prefix}.{name}' for name in types if name not in config]
+  if missing:
+    raise errors.InputError(f'missing config keys: {", ".join(missing)}.')
+  return cls(**{
+      key: _convert(types[key], config[key], f'{prefix}.{key}')
+      for key in config
+  })
+
+
+def _convert(expected, value, name):
+  """Checks one value's type; lets an int stand for a float."""
+  if dataclasses.is_dataclass(expected):
+    if not isinstance(value, Mapping):
+      raise errors.InputError(f'{name}={value!r}: expected a group of keys.')
+    return _build(expected, value, name)
+  if typing.get_origin(expected) is tuple:
+    element = typing.get_args(expected)[0]
+    if not isinstance(value, tuple | list):
+      raise errors.InputError(
+          f'{name}={value!r}: expected several {element.__name__}s, such as '
+          f'--{name}=1,2.'
+      )
+    return tuple(_convert(element, item, name) for item in value)
+  if expected is float and type(value) is int:
+    value = float(value)
+  if type(value) is not expected:
+    raise errors.InputError(
+        f'{name}={value!r} has type {type(value).__name__}; expected '
+        f'{expected.__name__}.'
+    )
+  return value
+
+
+# Ranges by key: (low, high, is_low_included); high is included, None is open.
+_RANGES = {
+    'lm.layer': (0, None, True),
+    'text.context_length': (2, None, True),
+    'activations.sequences': (0, None, True),
+    'activations.sequences_per_batch': (1, None, True),
+    'activations.bucket_rows': (1, None, True),
+    'sae.num_latents': (1, None, True),
+    'sae.initial_threshold': (0, None, False),
+    'objective.sparsity_coeff': (0, None, True),
+    'objective.sparsity_warmup_steps': (0, None, True),
+    'objective.bandwidth': (0, None, False),
+    'optimizer.learning_rate': (0, None, False),
+    'optimizer.threshold_learning_rate': (0, None, True),
+    'optimizer.beta1': (0, 0.99999, True),
+    'optimizer.beta2': (0, 0.99999, False),
+    'optimizer.epsilon': (0, None, False),
+    'optimizer.warmup_steps': (0, None, True),
+    'optimizer.decay_fraction': (0, 1, True),
+    'train.steps': (1, None, True),
+    'train.batch_size': (1, None, True),
+    'train.steps_per_log': (1, None, True),
+    'train.steps_per_checkpoint': (1, None, True),
+    'evaluation.sequences': (0, None, True),
+    'evaluation.sequences_per_batch': (1, None, True),
+    'mesh.data': (1, None, True),
+    'mesh.latent': (1, None, True),
+    'seed': (0, None, True),
+}
+
+
+def _check(run):
+  """Raises InputError where values are out of range or do not fit."""
+  flat = flatten(dataclasses.asdict(run))
+  for key, (low, high, is_low_included) in _RANGES.items():
+    value = flat[key]
+    is_low_enough = value >= low if is_low_included else value > low
+    # Written so that NaN and infinity fail as well.
+    if not is_low_enough or not value < float('inf') or (
+        high is not None and value > high
+    ):
+      least = f'{">=" if is_low_included else ">"} {low}'
+      most = '' if high is None else f' and <= {high}'
+      raise errors.InputError(
+          f'config.{key}={value} is out of range; expected {least}{most}.'
+      )
+  if run.sae.compute_dtype not in COMPUTE_DTYPES:
+    raise errors.InputError(
+        f'config.sae.compute_dtype={run.sae.compute_dtype!r} is not known; '
+        f'expected one of {", ".join(COMPUTE_DTYPES)}.'
+    )
+  _check_sweep(run.sweep)
+  _check_train(run)
+  _check_mesh(run)
+
+
+def _check_sweep(sweep):
+  coeffs = sweep.sparsity_coeffs
+  if not coeffs or len(set(coeffs)) != len(coeffs):
+    raise errors.InputError(
+        f'config.sweep.sparsity_coeffs={coeffs}: expected at least one '
+        'coefficient and none twice.'
+    )
+  if not all(0 <= c < float('inf') for c in coeffs):
+    raise errors.InputError(
+        f'config.sweep.sparsity_coeffs={coeffs}: expected numbers >= 0.'
+    )
+
+
+def _check_train(run):
+  train = run.train
+  if train.steps_per_checkpoint % train.steps_per_log:
+    raise errors.InputError(
+        f'config.train.steps_per_checkpoint={train.steps_per_checkpoint} is '
+        f'not a multiple of config.train.steps_per_log={train.steps_per_log}; '
+        'a resumed run could not repeat the record that it was killed in.'
+    )
+  for key, warmup in (
+      ('optimizer.warmup_steps', run.optimizer.warmup_steps),
+      ('objective.sparsity_warmup_steps', run.objective.sparsity_warmup_steps),
+  ):
+    if warmup >= train.steps:
+      raise errors.InputError(
+          f'config.{key}={warmup} does not end before config.train.steps='
+          f'{train.steps}; shorten the warm-up or train for longer.'
+      )
+  if run.activations.bucket_rows < train.batch_size:
+    raise errors.InputError(
+        f'config.activations.bucket_rows={run.activations.bucket_rows} is less '
+        f'than config.train.batch_size={train.batch_size}; batches are drawn '
+        'from one bucket, make it larger.'
+    )
+
+
+def _check_mesh(run):
+  for key, size, axis in (
+      ('train.batch_size', run.train.batch_size, 'data'),
+      ('sae.num_latents', run.sae.num_latents, 'latent'),
+  ):
+    devices = getattr(run.mesh, axis)
+    if size % devices:
+      nearest = -(-size // devices) * devices
+      raise errors.InputError(
+          f'config.{key}={size} is not divisible by mesh axis '
+          f'{axis!r}={devices} (mesh=({run.mesh.data}, {run.mesh.latent})); '
+          f'use a multiple of {devices}, e.g. {nearest}.'
+      )

@@ -1,0 +1,229 @@
+"""Evaluation on held-out text: sparsity, fidelity, effect on the LM's loss.
+
+Follows the paper's section 5 and Gemma Scope's section 4. Special positions
+(BOS, EOS, PAD) are never counted, and keep their own activations when a
+reconstruction is spliced in: SAEs are not trained on them, and a BOS activation
+is so large that its reconstruction alone would decide the loss.
+
+Everything is a sum over positions, in float32 within a batch and in float64
+across batches, divided once at the end; ratios are never averaged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import dataclasses
+import functools
+
+import jax
+from jax import numpy as jnp
+import numpy as np
+
+from jumprelu_jax import progress
+from jumprelu_jax import sae as sae_lib
+from jumprelu_jax import text
+from jumprelu_jax.lm import gemma2
+from jumprelu_jax.lm import loss as lm_loss
+from jumprelu_jax.lm import sites
+
+
+@dataclasses.dataclass(frozen=True)
+class Baseline:
+  """What the metrics of every SAE at a site are measured against.
+
+  Attributes:
+    loss_clean: next-token loss of the untouched model, nats.
+    loss_mean_ablated: the same with the site's mean in place of activations.
+    mean_D: mean activation over text positions.
+    variance: mean of ||x - mean||^2.
+  """
+
+  loss_clean: float
+  loss_mean_ablated: float
+  mean_D: np.ndarray
+  variance: float
+
+
+def measure_baseline(
+    model: gemma2.Gemma2, tokens_NL: np.ndarray, where: sites.Site, rows: int
+) -> Baseline:
+  """Measures the model on its own; `rows` sequences in a forward pass."""
+  clean = _sum_over_batches(
+      'evaluate clean', _clean_sums, tokens_NL, rows, model, where
+  )
+  mean_D = clean['x_D'] / clean['positions']
+  ablated = _sum_over_batches(
+      'evaluate ablated',
+      _ablated_sums,
+      tokens_NL,
+      rows,
+      model,
+      where,
+      jnp.asarray(mean_D, 'float32'),
+  )
+  return Baseline(
+      loss_clean=clean['loss'] / clean['predictions'],
+      loss_mean_ablated=ablated['loss'] / ablated['predictions'],
+      mean_D=mean_D,
+      variance=ablated['squared_deviation'] / ablated['positions'],
+  )
+
+
+def evaluate(
+    sae: sae_lib.SAE,
+    model: gemma2.Gemma2,
+    tokens_NL: np.ndarray,
+    where: sites.Site,
+    rows: int,
+    baseline: Baseline,
+) -> dict[str, float]:
+  """Evaluates a folded SAE at its site.
+
+  Args:
+    sae: raw activations in, raw reconstructions out.
+    model: the language model.
+    tokens_NL: packed held-out text.
+    where: the site that the SAE is for.
+    rows: sequences in a forward pass.
+    baseline: of the same model, text and site.
+
+  Returns:
+    l0: mean number of active latents.
+    fvu: E||x - x_hat||^2 / E||x - E x||^2, about the mean of the whole set.
+    delta_lm_loss: loss_spliced - loss_clean, nats.
+    loss_clean, loss_spliced, loss_mean_ablated: nats a token.
+    loss_recovered: share of loss_mean_ablated - loss_clean that is recovered.
+    dead_fraction: latents that never fired on this text.
+    frac_over_1pct, frac_over_10pct: latents that fire on more positions.
+    relative_reconstruction_bias: E||x_hat||^2 / E[x_hat . x]; below 1 where
+      reconstructions shrink (arXiv:2404.16014, Eq. 10).
+  """
+  sums = _sum_over_batches(
+      'evaluate SAE', _spliced_sums, tokens_NL, rows, model, where, sae
+  )
+  positions = sums['positions']
+  loss_spliced = sums['loss'] / sums['predictions']
+  ablation_harm = baseline.loss_mean_ablated - baseline.loss_clean
+  frequency_M = sums['fired_M'] / positions
+  return {
+      'l0': float(np.sum(sums['fired_M']) / positions),
+      'fvu': float(sums['squared_error'] / positions / baseline.variance),
+      'delta_lm_loss': float(loss_spliced - baseline.loss_clean),
+      'loss_clean': float(baseline.loss_clean),
+      'loss_spliced': float(loss_spliced),
+      'loss_mean_ablated': float(baseline.loss_mean_ablated),
+      'loss_recovered': float(
+          (baseline.loss_mean_ablated - loss_spliced) / ablation_harm
+      ),
+      'dead_fraction': float(np.mean(frequency_M == 0)),
+      'frac_over_1pct': float(np.mean(frequency_M > 0.01)),
+      'frac_over_10pct': float(np.mean(frequency_M > 0.1)),
+      'relative_reconstruction_bias': float(
+          sums['x_hat_squared'] / sums['x_hat_dot_x']
+      ),
+  }
+
+
+def spliced_logits(
+    model: gemma2.Gemma2,
+    tokens_BL: jax.Array,
+    where: sites.Site,
+    fn: Callable[[jax.Array], jax.Array],
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Runs the model with fn(x) in place of x at text positions of a site.
+
+  Args:
+    model: the language model.
+    tokens_BL: token ids.
+    where: the site.
+    fn: maps rows x_BD to rows of the same shape.
+
+  Returns:
+    logits [B, L, V], and at the site x [B * L, D] and fn(x) [B * L, D].
+  """
+  special = lm_loss.special_ids(model.config)
+  is_text_BL = text.is_text(tokens_BL, special)
+  seen = []
+
+  def replace(x_BLD):
+    x_ND = x_BLD.reshape(-1, x_BLD.shape[-1]).astype('float32')
+    y_ND = fn(x_ND)
+    seen.extend([x_ND, y_ND])
+    y_BLD = y_ND.reshape(x_BLD.shape).astype(x_BLD.dtype)
+    return jnp.where(is_text_BL[..., None], y_BLD, x_BLD)
+
+  logits_BLV = gemma2.logits(model, tokens_BL, sites.splice(where, replace))
+  return logits_BLV, *seen
+
+
+@functools.partial(jax.jit, static_argnames='where')
+def _clean_sums(tokens_BL, model, where):
+  """Sums for the clean loss and the mean activation."""
+  logits_BLV, x_ND, _ = spliced_logits(model, tokens_BL, where, lambda x: x)
+  is_text_N1 = _is_text_N1(model, tokens_BL)
+  x_D = jnp.sum(x_ND * is_text_N1, axis=0)
+  return _loss_sums(model, logits_BLV, tokens_BL) | {'x_D': x_D}
+
+
+@functools.partial(jax.jit, static_argnames='where')
+def _ablated_sums(tokens_BL, model, where, mean_D):
+  """Sums for the loss with the mean spliced in, and for the variance."""
+  logits_BLV, x_ND, mean_ND = spliced_logits(
+      model, tokens_BL, where, lambda x: jnp.broadcast_to(mean_D[None], x.shape)
+  )
+  deviation = jnp.sum((x_ND - mean_ND) ** 2 * _is_text_N1(model, tokens_BL))
+  sums = _loss_sums(model, logits_BLV, tokens_BL)
+  return sums | {'squared_deviation': deviation}
+
+
+@functools.partial(jax.jit, static_argnames='where')
+def _spliced_sums(tokens_BL, model, where, sae):
+  """Sums for all that is measured with an SAE spliced in."""
+  latents = []
+
+  def reconstruct(x_ND):
+    latents.append(sae.encode(x_ND))
+    return sae.decode(latents[0])
+
+  logits_BLV, x_ND, x_hat_ND = spliced_logits(
+      model, tokens_BL, where, reconstruct
+  )
+  is_text_N1 = _is_text_N1(model, tokens_BL)
+  fired_NM = (latents[0] > 0) * is_text_N1
+  return _loss_sums(model, logits_BLV, tokens_BL) | {
+      'fired_M': jnp.sum(fired_NM, axis=0),
+      'squared_error': jnp.sum((x_ND - x_hat_ND) ** 2 * is_text_N1),
+      'x_hat_squared': jnp.sum(x_hat_ND**2 * is_text_N1),
+      'x_hat_dot_x': jnp.sum(x_hat_ND * x_ND * is_text_N1),
+  }
+
+
+def _loss_sums(model, logits_BLV, tokens_BL):
+  """Sums of loss, predictions and text positions."""
+  special = lm_loss.special_ids(model.config)
+  loss_BL, counts_BL = lm_loss.next_token_loss(logits_BLV, tokens_BL, special)
+  return {
+      'loss': jnp.sum(loss_BL * counts_BL),
+      'predictions': jnp.sum(counts_BL),
+      'positions': jnp.sum(_is_text_N1(model, tokens_BL)),
+  }
+
+
+def _is_text_N1(model, tokens_BL):
+  """1 where a position counts, as a column of floats."""
+  is_text_BL = text.is_text(tokens_BL, lm_loss.special_ids(model.config))
+  return is_text_BL.reshape(-1, 1).astype('float32')
+
+
+def _sum_over_batches(label, sums_fn, tokens_NL, rows, model, where, *args):
+  """Adds up a function's sums over all sequences, in float64."""
+  total = {}
+  with progress.track(label, tokens_NL.size, 'tokens') as bar:
+    for start in range(0, len(tokens_NL), rows):
+      tokens_BL = tokens_NL[start : start + rows]
+      padded_BL = text.pad_rows(tokens_BL, rows, model.config.pad_token_id)
+      sums = jax.device_get(sums_fn(jnp.asarray(padded_BL), model, where, *args))
+      for name, value in sums.items():
+        total[name] = total.get(name, 0) + np.asarray(value, np.float64)
+      bar.advance(tokens_BL.size)
+  return total

@@ -1,0 +1,167 @@
+"""JumpReLU and the Heaviside step with the paper's pseudo-derivatives.
+
+Rajamanoharan et al. 2024 (arXiv:2407.14435), section 3. Both functions are
+piecewise constant in the threshold, so their true derivative there is zero
+almost everywhere; a straight-through estimator replaces it by a kernel density
+estimate around the jump. Gates, windows and thresholds are evaluated in float32
+whatever the compute dtype is: near a jump, bfloat16 is coarser than the window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import functools
+
+import jax
+from jax import numpy as jnp
+
+from jumprelu_jax import shapes
+
+#: Maps u = (pre - threshold) / bandwidth to a density: unit mass, symmetric.
+Kernel = Callable[[jax.Array], jax.Array]
+
+
+def rectangle(u: jax.Array) -> jax.Array:
+  """The paper's kernel: 1 where |u| < 1/2, else 0; same dtype as u."""
+  return (jnp.abs(u) < 0.5).astype(u.dtype)
+
+
+#: Kernels by the names that configs use.
+KERNELS: dict[str, Kernel] = {'rectangle': rectangle}
+
+
+def step(
+    pre_BM: jax.Array,
+    threshold_M: jax.Array,
+    bandwidth: jax.Array | float,
+    kernel: Kernel = rectangle,
+) -> jax.Array:
+  """Heaviside step of pre-activations over thresholds.
+
+  arXiv:2407.14435, Eq. 12, with K the kernel and eps the bandwidth:
+    forward   H(pre - threshold), 0 at equality
+    backward  d/dthreshold := -K((pre - threshold) / eps) / eps;  d/dpre := 0
+
+  Args:
+    pre_BM: encoder pre-activations. Not the activations after the jump: these
+      are 0 below the threshold, so half of the window would be lost.
+    threshold_M: positive thresholds, float32, in the units of pre_BM.
+    bandwidth: width of the kernel, > 0, same units; may be traced.
+    kernel: unit-mass kernel.
+
+  Returns:
+    0/1 array [B, M], float32; the sum of a row is its L0.
+
+  Raises:
+    ValueError: the shapes do not agree.
+  """
+  shapes.check(pre_BM=pre_BM, threshold_M=threshold_M)
+  return _step(kernel, pre_BM, threshold_M, jnp.asarray(bandwidth, 'float32'))
+
+
+def jumprelu(
+    pre_BM: jax.Array,
+    threshold_M: jax.Array,
+    bandwidth: jax.Array | float,
+    kernel: Kernel = rectangle,
+) -> jax.Array:
+  """JumpReLU: the pre-activation where it exceeds its threshold, else 0.
+
+  arXiv:2407.14435, Eqs. 4 and 11, with K the kernel and eps the bandwidth:
+    forward   pre * H(pre - threshold)
+    backward  d/dthreshold := -(threshold / eps) * K((pre - threshold) / eps)
+              d/dpre = H(pre - threshold), the true derivative
+
+  Args: as `step`.
+
+  Returns:
+    Activations [B, M] of pre_BM's dtype.
+
+  Raises:
+    ValueError: the shapes do not agree.
+  """
+  shapes.check(pre_BM=pre_BM, threshold_M=threshold_M)
+  bandwidth = jnp.asarray(bandwidth, 'float32')
+  return _jumprelu(kernel, pre_BM, threshold_M, bandwidth)
+
+
+def is_active(pre_BM: jax.Array, threshold_M: jax.Array) -> jax.Array:
+  """True where pre exceeds its threshold, compared in float32."""
+  return pre_BM.astype('float32') > threshold_M[None].astype('float32')
+
+
+# The bandwidth is an ordinary argument with a zero cotangent: as a
+# non-differentiable one it could be neither traced nor vmapped over.
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _step(kernel, pre_BM, threshold_M, bandwidth):
+  del kernel, bandwidth
+  return is_active(pre_BM, threshold_M).astype('float32')
+
+
+def _step_fwd(kernel, pre_BM, threshold_M, bandwidth):
+  out_BM = _step(kernel, pre_BM, threshold_M, bandwidth)
+  return out_BM, (pre_BM, threshold_M, bandwidth)
+
+
+def _step_bwd(kernel, residuals, g_BM):
+  pre_BM, threshold_M, bandwidth = residuals
+  density_BM = _density(kernel, pre_BM, threshold_M, bandwidth)
+  d_threshold_M = -jnp.sum(g_BM.astype('float32') * density_BM, axis=0)
+  return (
+      jnp.zeros_like(pre_BM),
+      d_threshold_M.astype(threshold_M.dtype),
+      jnp.zeros_like(bandwidth),
+  )
+
+
+_step.defvjp(_step_fwd, _step_bwd)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _jumprelu(kernel, pre_BM, threshold_M, bandwidth):
+  del kernel, bandwidth
+  return jnp.where(is_active(pre_BM, threshold_M), pre_BM, 0)
+
+
+def _jumprelu_fwd(kernel, pre_BM, threshold_M, bandwidth):
+  out_BM = _jumprelu(kernel, pre_BM, threshold_M, bandwidth)
+  return out_BM, (pre_BM, threshold_M, bandwidth)
+
+
+def _jumprelu_bwd(kernel, residuals, g_BM):
+  pre_BM, threshold_M, bandwidth = residuals
+  d_pre_BM = jnp.where(is_active(pre_BM, threshold_M), g_BM, 0)
+  density_BM = _density(kernel, pre_BM, threshold_M, bandwidth)
+  d_threshold_M = jnp.sum(g_BM.astype('float32') * density_BM, axis=0)
+  d_threshold_M *= -threshold_M.astype('float32')
+  return (
+      d_pre_BM.astype(pre_BM.dtype),
+      d_threshold_M.astype(threshold_M.dtype),
+      jnp.zeros_like(bandwidth),
+  )
+
+
+_jumprelu.defvjp(_jumprelu_fwd, _jumprelu_bwd)
+
+
+def _density(kernel, pre_BM, threshold_M, bandwidth):
+  """K((pre - threshold) / bandwidth) / bandwidth, in float32."""
+  distance_BM = pre_BM.astype('float32') - threshold_M[None].astype('float32')
+  return kernel(distance_BM / bandwidth) / bandwidth
+
+
+def matmul(a: jax.Array, b: jax.Array, compute_dtype: str) -> jax.Array:
+  """a @ b with inputs in the compute dtype and float32 accumulation.
+
+  Float32 asks for full precision: accelerators would otherwise round the
+  inputs to fewer bits, silently.
+  """
+  precision = 'highest' if compute_dtype == 'float32' else 'default'
+  return jnp.matmul(
+      a.astype(compute_dtype),
+      b.astype(compute_dtype),
+      precision=precision,
+      preferred_element_type='float32',
+  )

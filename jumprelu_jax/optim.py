@@ -1,0 +1,90 @@
+"""The optimizer: gradient projection, Adam, learning rates.
+
+Gemma Scope (arXiv:2408.05147), section 3: Adam with beta1 = 0 on gradients from
+which the part along each decoder row is removed; a cosine warm-up from a tenth
+of the learning rate. Decoder rows are renormalised after the update, in
+`train`, as that is no function of the gradient.
+"""
+
+from __future__ import annotations
+
+import jax
+from jax import numpy as jnp
+import optax
+
+from jumprelu_jax import config as config_lib
+
+
+def remove_gradient_along_decoder_rows() -> optax.GradientTransformation:
+  """Removes from each row of W_dec's gradient its part along that row.
+
+  Rows have unit norm and keep it, so that part would only disturb Adam's second
+  moment. Needs params with a field W_dec.
+  """
+
+  def update(updates, state, params):
+    W_MD, g_MD = params.W_dec, updates.W_dec
+    along_M1 = jnp.sum(g_MD * W_MD, axis=-1, keepdims=True)
+    return updates.replace(W_dec=g_MD - along_M1 * W_MD), state
+
+  return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def adam(
+    beta1: float, beta2: float, epsilon: float
+) -> optax.GradientTransformation:
+  """Adam's scaling with bias correction; no first moment when beta1 is 0."""
+  if beta1 == 0:
+    return optax.scale_by_rms(
+        decay=beta2, eps=epsilon, eps_in_sqrt=False, bias_correction=True
+    )
+  return optax.scale_by_adam(b1=beta1, b2=beta2, eps=epsilon)
+
+
+def learning_rate_schedule(
+    peak: float, *, warmup_steps: int, decay_steps: int, total_steps: int
+) -> optax.Schedule:
+  """Cosine warm-up from peak / 10; constant; linear decay to zero at the end.
+
+  Args:
+    peak: learning rate between warm-up and decay.
+    warmup_steps: steps of warm-up, may be 0.
+    decay_steps: steps of decay before the last one, may be 0.
+    total_steps: steps of the run.
+  """
+
+  def schedule(step):
+    warmup = jnp.clip((step + 1) / max(warmup_steps, 1), 0, 1)
+    warmup = 0.1 + 0.9 * 0.5 * (1 - jnp.cos(jnp.pi * warmup))
+    decay = jnp.clip((total_steps - step) / max(decay_steps, 1), 0, 1)
+    return peak * warmup * decay
+
+  return schedule
+
+
+def make(
+    config: config_lib.OptimizerConfig, total_steps: int
+) -> optax.GradientTransformation:
+  """Returns the whole optimizer, the thresholds at their own learning rate."""
+  schedule = learning_rate_schedule(
+      1.0,
+      warmup_steps=config.warmup_steps,
+      decay_steps=round(config.decay_fraction * total_steps),
+      total_steps=total_steps,
+  )
+
+  def scale(path, update):
+    is_threshold = path[-1].name.endswith('threshold')
+    rate = config.threshold_learning_rate if is_threshold else (
+        config.learning_rate
+    )
+    return rate * update
+
+  return optax.chain(
+      remove_gradient_along_decoder_rows(),
+      adam(config.beta1, config.beta2, config.epsilon),
+      optax.stateless(
+          lambda updates, _: jax.tree_util.tree_map_with_path(scale, updates)
+      ),
+      optax.scale_by_learning_rate(schedule),
+  )

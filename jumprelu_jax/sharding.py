@@ -1,0 +1,71 @@
+"""The device mesh and the one table that says how arrays lie on it."""
+
+from __future__ import annotations
+
+import re
+from typing import TypeVar
+
+import jax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jumprelu_jax import errors
+
+PyTree = TypeVar('PyTree')
+
+#: (pattern of a leaf's path, layout); the first match counts. Paths end in the
+#: parameter's name, so Adam's moments lie as their parameters do.
+RULES = (
+    (r'W_enc$', P(None, 'latent')),
+    (r'W_dec$', P('latent', None)),
+    (r'(b_enc|threshold)$', P('latent')),
+    (r'(b_dec|step|count)$', P()),
+)
+#: Activations x_BD: rows over 'data'.
+BATCH = P('data', None)
+
+
+def make_mesh(data: int, latent: int) -> jax.sharding.Mesh:
+  """Returns a ('data', 'latent') mesh over the first data * latent devices.
+
+  Raises:
+    errors.InputError: there are not as many devices.
+  """
+  devices = jax.devices()
+  if data * latent > len(devices):
+    raise errors.InputError(
+        f'config.mesh=({data}, {latent}) needs {data * latent} devices, but '
+        f'there are {len(devices)}; set config.mesh.data and '
+        'config.mesh.latent so that their product fits.'
+    )
+  # Automatic axes: the compiler places the collectives.
+  auto = (jax.sharding.AxisType.Auto,) * 2
+  return jax.make_mesh(
+      (data, latent),
+      ('data', 'latent'),
+      axis_types=auto,
+      devices=devices[: data * latent],
+  )
+
+
+def of_tree(mesh: jax.sharding.Mesh, tree: PyTree) -> PyTree:
+  """Returns a NamedSharding for each leaf of a tree of arrays, by RULES.
+
+  Raises:
+    ValueError: no rule matches a leaf.
+  """
+
+  def of_leaf(path, leaf):
+    del leaf
+    name = jax.tree_util.keystr(path, simple=True, separator='/')
+    for pattern, spec in RULES:
+      if re.search(pattern, name):
+        return NamedSharding(mesh, spec)
+    raise ValueError(f'No sharding rule for {name!r}; add one to RULES.')
+
+  return jax.tree_util.tree_map_with_path(of_leaf, tree)
+
+
+def of_batch(mesh: jax.sharding.Mesh) -> NamedSharding:
+  """Returns the layout of a batch of activations x_BD."""
+  return NamedSharding(mesh, BATCH)
