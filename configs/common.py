@@ -16,38 +16,38 @@ def gemma_scope() -> config_dict.ConfigDict:
   c.lm = {'path': '', 'site': 'resid_post', 'layer': 20}
   c.text = {'harvest': '', 'heldout': '', 'context_length': 1024}
   c.activations = {
-      'sequences': 0,
-      'sequences_per_batch': 8,
-      'bucket_rows': 1_000_000,
+    'sequences': 0,
+    'sequences_per_batch': 8,
+    'bucket_rows': 1_000_000,
   }
   c.sae = {
-      'architecture': 'jumprelu',
-      'num_latents': 2**17,
-      'initial_threshold': 0.001,
-      'use_pre_encoder_bias': True,
-      'compute_dtype': 'float32',
+    'architecture': 'jumprelu',
+    'num_latents': 2**17,
+    'initial_threshold': 0.001,
+    'use_pre_encoder_bias': True,
+    'compute_dtype': 'float32',
   }
   c.objective = {
-      'name': 'l0',
-      'sparsity_coeff': 6e-4,
-      'sparsity_warmup_steps': 10_000,
-      'kernel': 'rectangle',
-      'bandwidth': 0.001,
+    'name': 'l0',
+    'sparsity_coeff': 6e-4,
+    'sparsity_warmup_steps': 10_000,
+    'kernel': 'rectangle',
+    'bandwidth': 0.001,
   }
   c.optimizer = {
-      'learning_rate': 7e-5,
-      'threshold_learning_rate': 7e-5,
-      'beta1': 0.0,
-      'beta2': 0.999,
-      'epsilon': 1e-8,
-      'warmup_steps': 1_000,
-      'decay_fraction': 0.0,
+    'learning_rate': 7e-5,
+    'threshold_learning_rate': 7e-5,
+    'beta1': 0.0,
+    'beta2': 0.999,
+    'epsilon': 1e-8,
+    'warmup_steps': 1_000,
+    'decay_fraction': 0.0,
   }
   c.train = {
-      'steps': 1_953_125,
-      'batch_size': 4096,
-      'steps_per_log': 500,
-      'steps_per_checkpoint': 10_000,
+    'steps': 1_953_125,
+    'batch_size': 4096,
+    'steps_per_log': 500,
+    'steps_per_checkpoint': 10_000,
   }
   c.evaluation = {'sequences': 2048, 'sequences_per_batch': 8}
   c.mesh = {'data': 1, 'latent': 1}
@@ -63,7 +63,7 @@ def parse_arg(arg: str) -> bool:
   """
   if arg not in ('', 'quick'):
     raise ValueError(
-        f'recipe argument {arg!r} is not known; use none or "quick", as in '
-        '--config=configs/quickstart.py:quick.'
+      f'recipe argument {arg!r} is not known; use none or "quick", as in '
+      '--config=configs/quickstart.py:quick.'
     )
   return arg == 'quick'

@@ -9,14 +9,14 @@ def get_config(arg=''):
   c = common.gemma_scope()
   c.lm = {'path': 'embedded', 'site': 'resid_post', 'layer': 2}
   c.text = {
-      'harvest': 'embedded',
-      'heldout': 'embedded',
-      'context_length': 128,
+    'harvest': 'embedded',
+    'heldout': 'embedded',
+    'context_length': 128,
   }
   c.activations = {
-      'sequences': 8_000,
-      'sequences_per_batch': 32,
-      'bucket_rows': 1_000_000,
+    'sequences': 8_000,
+    'sequences_per_batch': 32,
+    'bucket_rows': 1_000_000,
   }
   c.sae.num_latents = 1024
   c.sae.initial_threshold = 0.05
@@ -25,15 +25,15 @@ def get_config(arg=''):
   c.optimizer.learning_rate = 3e-3
   c.optimizer.threshold_learning_rate = 1e-2
   c.optimizer.warmup_steps = 50
-  c.optimizer.decay_fraction = 0.5
+  c.optimizer.decay_fraction = 1.0
   c.train = {
-      'steps': 2_000,
-      'batch_size': 1024,
-      'steps_per_log': 20,
-      'steps_per_checkpoint': 500,
+    'steps': 2_000,
+    'batch_size': 1024,
+    'steps_per_log': 20,
+    'steps_per_checkpoint': 500,
   }
   c.evaluation = {'sequences': 512, 'sequences_per_batch': 32}
-  c.sweep.sparsity_coeffs = (2e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3)
+  c.sweep.sparsity_coeffs = (3e-4, 7e-4, 1.4e-3, 2.5e-3, 4.5e-3, 8e-3)
   if is_quick:
     c.activations.sequences = 128
     c.activations.bucket_rows = 10_000
@@ -41,10 +41,10 @@ def get_config(arg=''):
     c.objective.sparsity_warmup_steps = 20
     c.optimizer.warmup_steps = 5
     c.train = {
-        'steps': 60,
-        'batch_size': 256,
-        'steps_per_log': 10,
-        'steps_per_checkpoint': 20,
+      'steps': 60,
+      'batch_size': 256,
+      'steps_per_log': 10,
+      'steps_per_checkpoint': 20,
     }
     c.evaluation.sequences = 64
     c.sweep.sparsity_coeffs = (1e-3, 1e-2)

@@ -18,7 +18,7 @@ from jumprelu_jax import runs
 _SAE = flags.DEFINE_list('sae', None, "SAEs' folders.", required=True)
 _OUT = flags.DEFINE_string('out', None, 'A results.csv to write.')
 _SEQUENCES = flags.DEFINE_integer(
-    'sequences', None, "Evaluate on as many sequences, not the config's number."
+  'sequences', None, "Evaluate on as many sequences, not the config's number."
 )
 
 
@@ -27,13 +27,11 @@ def evaluate(folder):
   run = runs.load_run(folder)
   if not (folder / export.FILE_NAME).is_file():
     raise errors.InputError(
-        f'--sae={folder} holds no {export.FILE_NAME}; give the folder of a '
-        'trained SAE.'
+      f'--sae={folder} holds no {export.FILE_NAME}; give the folder of a '
+      'trained SAE.'
     )
   if _SEQUENCES.value is not None:
-    evaluation = dataclasses.replace(
-        run.evaluation, sequences=_SEQUENCES.value
-    )
+    evaluation = dataclasses.replace(run.evaluation, sequences=_SEQUENCES.value)
     run = dataclasses.replace(run, evaluation=evaluation)
   return runs.evaluate_folder(folder, run, runs.prepare(run))
 

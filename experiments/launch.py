@@ -12,7 +12,7 @@ from jumprelu_jax import config as config_lib
 from jumprelu_jax import errors
 
 CONFIG = config_flags.DEFINE_config_file(
-    'config', None, 'Recipe, such as configs/quickstart.py.', lock_config=True
+  'config', None, 'Recipe, such as configs/quickstart.py.', lock_config=True
 )
 
 
@@ -20,8 +20,8 @@ def run_config() -> config_lib.RunConfig:
   """Returns the checked config that --config and its overrides give."""
   if CONFIG.value is None:
     raise errors.InputError(
-        '--config is missing; give a recipe, such as '
-        '--config=configs/quickstart.py.'
+      '--config is missing; give a recipe, such as '
+      '--config=configs/quickstart.py.'
     )
   return config_lib.RunConfig.from_config_dict(CONFIG.value.to_dict())
 
@@ -48,20 +48,12 @@ def _parse(argv):
   """Parses flags; an override of an unknown config key is one clear line."""
   try:
     return flags.FLAGS(argv)
-  except (AttributeError, KeyError) as error:  # config_flags, unknown key
-    _fail(_unknown_override(argv) or error)
+  except AttributeError as error:  # of config_flags: an unknown key
+    _fail(
+      f'the recipe has no key {error}; jumprelu_jax/config.py lists them all.'
+    )
   except (flags.Error, ValueError, TypeError, OSError) as error:
     _fail(error)
-
-
-def _unknown_override(argv):
-  """Names the first --config.… flag in argv that is no key of the recipe."""
-  known = [f'config.{key}' for key in config_lib.flatten(CONFIG.value.to_dict())]
-  for arg in argv:
-    key = arg.lstrip('-').partition('=')[0]
-    if key.startswith('config.') and key not in known:
-      return config_lib.unknown_key_message(key, known)
-  return None
 
 
 def _fail(message):

@@ -2,8 +2,8 @@
 
   python -m experiments.sweep --config=configs/quickstart.py --workdir=DIR
 
-Harvests activations, trains, evaluates on held-out text, and writes results.csv,
-pareto.png, pareto.pdf and a folder for each SAE. The same command continues a
+Harvests activations, trains, evaluates on held-out text, and writes
+results.csv, pareto.png, pareto.pdf and a folder for each SAE. The same command continues a
 run that was killed.
 """
 
@@ -15,7 +15,7 @@ from jumprelu_jax import progress
 from jumprelu_jax import runs
 
 _WORKDIR = flags.DEFINE_string(
-    'workdir', None, "The run's folder.", required=True
+  'workdir', None, "The run's folder.", required=True
 )
 
 

@@ -13,7 +13,7 @@ from jumprelu_jax import progress
 from jumprelu_jax import runs
 
 _WORKDIR = flags.DEFINE_string(
-    'workdir', None, "The run's folder.", required=True
+  'workdir', None, "The run's folder.", required=True
 )
 
 

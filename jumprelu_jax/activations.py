@@ -49,7 +49,7 @@ class Store:
     self._folder = pathlib.Path(folder)
     if not is_complete(folder):
       raise errors.InputError(
-          f'{folder} holds no complete store of activations; harvest first.'
+        f'{folder} holds no complete store of activations; harvest first.'
       )
     raw = json.loads((self._folder / _MANIFEST).read_text())
     raw['rows_per_shard'] = tuple(raw['rows_per_shard'])
@@ -81,22 +81,22 @@ class Batches:
     """Raises errors.InputError if no shard fills a batch."""
     self._store, self._batch_size, self._seed = store, batch_size, seed
     self._batches_per_shard = [
-        rows // batch_size for rows in store.manifest.rows_per_shard
+      rows // batch_size for rows in store.manifest.rows_per_shard
     ]
     self._per_epoch = sum(self._batches_per_shard)
     self._open = (None, None, None)
     if not self._per_epoch:
       raise errors.InputError(
-          f'config.train.batch_size={batch_size} is more than the '
-          f'{max(store.manifest.rows_per_shard)} rows of a shard; harvest more '
-          'activations or use a smaller batch.'
+        f'config.train.batch_size={batch_size} is more than the '
+        f'{max(store.manifest.rows_per_shard)} rows of a shard; harvest more '
+        'activations or use a smaller batch.'
       )
 
   def __getitem__(self, step: int) -> np.ndarray:
     """Returns x_BD of a step, float32, scaled to unit mean squared norm."""
     epoch, index = divmod(step, self._per_epoch)
     shards = np.random.default_rng([self._seed, epoch]).permutation(
-        len(self._batches_per_shard)
+      len(self._batches_per_shard)
     )
     for shard in shards:
       if index < self._batches_per_shard[shard]:
@@ -122,15 +122,15 @@ def is_complete(folder: str | os.PathLike) -> bool:
 
 
 def harvest(
-    tap: Callable[[jax.Array], jax.Array],
-    tokens_NL: np.ndarray,
-    folder: str | os.PathLike,
-    *,
-    special_ids: tuple[int, ...],
-    sequences_per_batch: int,
-    bucket_rows: int,
-    seed: int,
-    source: dict[str, str | int],
+  tap: Callable[[jax.Array], jax.Array],
+  tokens_NL: np.ndarray,
+  folder: str | os.PathLike,
+  *,
+  special_ids: tuple[int, ...],
+  sequences_per_batch: int,
+  bucket_rows: int,
+  seed: int,
+  source: dict[str, str | int],
 ) -> None:
   """Writes the activations of a text to a folder of shuffled shards.
 
@@ -158,10 +158,10 @@ def harvest(
       bar.advance(tokens_BL.size)
   manifest = bucket.finish(source)
   _write_aside(
-      folder / _MANIFEST,
-      lambda path: path.write_text(
-          json.dumps(dataclasses.asdict(manifest), indent=2) + '\n'
-      ),
+    folder / _MANIFEST,
+    lambda path: path.write_text(
+      json.dumps(dataclasses.asdict(manifest), indent=2) + '\n'
+    ),
   )
 
 
@@ -190,10 +190,10 @@ class _Bucket:
     if self._filled:
       self._write_shard()
     return Manifest(
-        d_model=self._rows_ND.shape[1],
-        rows_per_shard=tuple(self._rows_per_shard),
-        mean_squared_norm=self._sum_squared_norm / sum(self._rows_per_shard),
-        source=source,
+      d_model=self._rows_ND.shape[1],
+      rows_per_shard=tuple(self._rows_per_shard),
+      mean_squared_norm=self._sum_squared_norm / sum(self._rows_per_shard),
+      source=source,
     )
 
   def _write_shard(self):

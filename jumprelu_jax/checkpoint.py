@@ -23,10 +23,10 @@ class Checkpointer:
 
   def __init__(self, directory: str | os.PathLike, *, keep: int = 2):
     self._manager = ocp.CheckpointManager(
-        epath.Path(os.path.abspath(directory)),
-        options=ocp.CheckpointManagerOptions(
-            max_to_keep=keep, enable_async_checkpointing=False
-        ),
+      epath.Path(os.path.abspath(directory)),
+      options=ocp.CheckpointManagerOptions(
+        max_to_keep=keep, enable_async_checkpointing=False
+      ),
     )
 
   def save(self, step: int, state: PyTree) -> None:
@@ -58,6 +58,6 @@ def _as_dict(tree):
   """Flattens a pytree to {path: leaf}: Orbax need not know our classes."""
   paths_and_leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
   return {
-      jax.tree_util.keystr(path, simple=True, separator='/'): leaf
-      for path, leaf in paths_and_leaves
+    jax.tree_util.keystr(path, simple=True, separator='/'): leaf
+    for path, leaf in paths_and_leaves
   }

@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 import dataclasses
 import difflib
+import functools
 import json
+import operator
 import typing
 from typing import Any
 
@@ -117,8 +119,8 @@ class OptimizerConfig:
     beta2: decay of the second moment.
     epsilon: Adam's epsilon.
     warmup_steps: cosine warm-up from a tenth of the learning rate.
-    decay_fraction: share of the run, at its end, in which the rate falls
-      linearly to 0.
+    decay_fraction: share of the run, at its end, in which the rate falls to 0
+      along a cosine.
   """
 
   learning_rate: float
@@ -220,12 +222,20 @@ class RunConfig:
     """Returns nested plain dicts, as they are stored as JSON."""
     return json.loads(json.dumps(dataclasses.asdict(self)))
 
-  def with_sparsity_coeff(self, sparsity_coeff: float) -> RunConfig:
-    """Returns the config of one SAE of a sweep."""
-    objective = dataclasses.replace(
-        self.objective, sparsity_coeff=sparsity_coeff
-    )
-    return dataclasses.replace(self, objective=objective)
+  def with_values(self, values: Mapping[str, Any]) -> RunConfig:
+    """Returns the config with some values changed, checked as a new one.
+
+    Args:
+      values: by dotted key, such as {'objective.sparsity_coeff': 1e-3}.
+
+    Raises:
+      errors.InputError: as `from_config_dict`.
+    """
+    raw = self.to_dict()
+    for key, value in values.items():
+      *groups, name = key.split('.')
+      functools.reduce(operator.getitem, groups, raw)[name] = value
+    return RunConfig.from_config_dict(raw)
 
 
 def flatten(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
@@ -258,10 +268,12 @@ def _build(cls, config, prefix):
   missing = [f'{prefix}.{name}' for name in types if name not in config]
   if missing:
     raise errors.InputError(f'missing config keys: {", ".join(missing)}.')
-  return cls(**{
+  return cls(
+    **{
       key: _convert(types[key], config[key], f'{prefix}.{key}')
       for key in config
-  })
+    }
+  )
 
 
 def _convert(expected, value, name):
@@ -274,48 +286,48 @@ def _convert(expected, value, name):
     element = typing.get_args(expected)[0]
     if not isinstance(value, tuple | list):
       raise errors.InputError(
-          f'{name}={value!r}: expected several {element.__name__}s, such as '
-          f'--{name}=1,2.'
+        f'{name}={value!r}: expected several {element.__name__}s, such as '
+        f'--{name}=1,2.'
       )
     return tuple(_convert(element, item, name) for item in value)
   if expected is float and type(value) is int:
     value = float(value)
   if type(value) is not expected:
     raise errors.InputError(
-        f'{name}={value!r} has type {type(value).__name__}; expected '
-        f'{expected.__name__}.'
+      f'{name}={value!r} has type {type(value).__name__}; expected '
+      f'{expected.__name__}.'
     )
   return value
 
 
 # Ranges by key: (low, high, is_low_included); high is included, None is open.
 _RANGES = {
-    'lm.layer': (0, None, True),
-    'text.context_length': (2, None, True),
-    'activations.sequences': (0, None, True),
-    'activations.sequences_per_batch': (1, None, True),
-    'activations.bucket_rows': (1, None, True),
-    'sae.num_latents': (1, None, True),
-    'sae.initial_threshold': (0, None, False),
-    'objective.sparsity_coeff': (0, None, True),
-    'objective.sparsity_warmup_steps': (0, None, True),
-    'objective.bandwidth': (0, None, False),
-    'optimizer.learning_rate': (0, None, False),
-    'optimizer.threshold_learning_rate': (0, None, True),
-    'optimizer.beta1': (0, 0.99999, True),
-    'optimizer.beta2': (0, 0.99999, False),
-    'optimizer.epsilon': (0, None, False),
-    'optimizer.warmup_steps': (0, None, True),
-    'optimizer.decay_fraction': (0, 1, True),
-    'train.steps': (1, None, True),
-    'train.batch_size': (1, None, True),
-    'train.steps_per_log': (1, None, True),
-    'train.steps_per_checkpoint': (1, None, True),
-    'evaluation.sequences': (0, None, True),
-    'evaluation.sequences_per_batch': (1, None, True),
-    'mesh.data': (1, None, True),
-    'mesh.latent': (1, None, True),
-    'seed': (0, None, True),
+  'lm.layer': (0, None, True),
+  'text.context_length': (2, None, True),
+  'activations.sequences': (0, None, True),
+  'activations.sequences_per_batch': (1, None, True),
+  'activations.bucket_rows': (1, None, True),
+  'sae.num_latents': (1, None, True),
+  'sae.initial_threshold': (0, None, False),
+  'objective.sparsity_coeff': (0, None, True),
+  'objective.sparsity_warmup_steps': (0, None, True),
+  'objective.bandwidth': (0, None, False),
+  'optimizer.learning_rate': (0, None, False),
+  'optimizer.threshold_learning_rate': (0, None, True),
+  'optimizer.beta1': (0, 0.99999, True),
+  'optimizer.beta2': (0, 0.99999, False),
+  'optimizer.epsilon': (0, None, False),
+  'optimizer.warmup_steps': (0, None, True),
+  'optimizer.decay_fraction': (0, 1, True),
+  'train.steps': (1, None, True),
+  'train.batch_size': (1, None, True),
+  'train.steps_per_log': (1, None, True),
+  'train.steps_per_checkpoint': (1, None, True),
+  'evaluation.sequences': (0, None, True),
+  'evaluation.sequences_per_batch': (1, None, True),
+  'mesh.data': (1, None, True),
+  'mesh.latent': (1, None, True),
+  'seed': (0, None, True),
 }
 
 
@@ -326,18 +338,20 @@ def _check(run):
     value = flat[key]
     is_low_enough = value >= low if is_low_included else value > low
     # Written so that NaN and infinity fail as well.
-    if not is_low_enough or not value < float('inf') or (
-        high is not None and value > high
+    if (
+      not is_low_enough
+      or not value < float('inf')
+      or (high is not None and value > high)
     ):
       least = f'{">=" if is_low_included else ">"} {low}'
       most = '' if high is None else f' and <= {high}'
       raise errors.InputError(
-          f'config.{key}={value} is out of range; expected {least}{most}.'
+        f'config.{key}={value} is out of range; expected {least}{most}.'
       )
   if run.sae.compute_dtype not in COMPUTE_DTYPES:
     raise errors.InputError(
-        f'config.sae.compute_dtype={run.sae.compute_dtype!r} is not known; '
-        f'expected one of {", ".join(COMPUTE_DTYPES)}.'
+      f'config.sae.compute_dtype={run.sae.compute_dtype!r} is not known; '
+      f'expected one of {", ".join(COMPUTE_DTYPES)}.'
     )
   _check_sweep(run.sweep)
   _check_train(run)
@@ -348,12 +362,12 @@ def _check_sweep(sweep):
   coeffs = sweep.sparsity_coeffs
   if not coeffs or len(set(coeffs)) != len(coeffs):
     raise errors.InputError(
-        f'config.sweep.sparsity_coeffs={coeffs}: expected at least one '
-        'coefficient and none twice.'
+      f'config.sweep.sparsity_coeffs={coeffs}: expected at least one '
+      'coefficient and none twice.'
     )
   if not all(0 <= c < float('inf') for c in coeffs):
     raise errors.InputError(
-        f'config.sweep.sparsity_coeffs={coeffs}: expected numbers >= 0.'
+      f'config.sweep.sparsity_coeffs={coeffs}: expected numbers >= 0.'
     )
 
 
@@ -361,37 +375,37 @@ def _check_train(run):
   train = run.train
   if train.steps_per_checkpoint % train.steps_per_log:
     raise errors.InputError(
-        f'config.train.steps_per_checkpoint={train.steps_per_checkpoint} is '
-        f'not a multiple of config.train.steps_per_log={train.steps_per_log}; '
-        'a resumed run could not repeat the record that it was killed in.'
+      f'config.train.steps_per_checkpoint={train.steps_per_checkpoint} is '
+      f'not a multiple of config.train.steps_per_log={train.steps_per_log}; '
+      'a resumed run could not repeat the record that it was killed in.'
     )
   for key, warmup in (
-      ('optimizer.warmup_steps', run.optimizer.warmup_steps),
-      ('objective.sparsity_warmup_steps', run.objective.sparsity_warmup_steps),
+    ('optimizer.warmup_steps', run.optimizer.warmup_steps),
+    ('objective.sparsity_warmup_steps', run.objective.sparsity_warmup_steps),
   ):
     if warmup >= train.steps:
       raise errors.InputError(
-          f'config.{key}={warmup} does not end before config.train.steps='
-          f'{train.steps}; shorten the warm-up or train for longer.'
+        f'config.{key}={warmup} does not end before config.train.steps='
+        f'{train.steps}; shorten the warm-up or train for longer.'
       )
   if run.activations.bucket_rows < train.batch_size:
     raise errors.InputError(
-        f'config.activations.bucket_rows={run.activations.bucket_rows} is less '
-        f'than config.train.batch_size={train.batch_size}; batches are drawn '
-        'from one bucket, make it larger.'
+      f'config.activations.bucket_rows={run.activations.bucket_rows} is less '
+      f'than config.train.batch_size={train.batch_size}; batches are drawn '
+      'from one bucket, make it larger.'
     )
 
 
 def _check_mesh(run):
   for key, size, axis in (
-      ('train.batch_size', run.train.batch_size, 'data'),
-      ('sae.num_latents', run.sae.num_latents, 'latent'),
+    ('train.batch_size', run.train.batch_size, 'data'),
+    ('sae.num_latents', run.sae.num_latents, 'latent'),
   ):
     devices = getattr(run.mesh, axis)
     if size % devices:
       nearest = -(-size // devices) * devices
       raise errors.InputError(
-          f'config.{key}={size} is not divisible by mesh axis '
-          f'{axis!r}={devices} (mesh=({run.mesh.data}, {run.mesh.latent})); '
-          f'use a multiple of {devices}, e.g. {nearest}.'
+        f'config.{key}={size} is not divisible by mesh axis '
+        f'{axis!r}={devices} (mesh=({run.mesh.data}, {run.mesh.latent})); '
+        f'use a multiple of {devices}, e.g. {nearest}.'
       )

@@ -45,37 +45,37 @@ class Baseline:
 
 
 def measure_baseline(
-    model: gemma2.Gemma2, tokens_NL: np.ndarray, where: sites.Site, rows: int
+  model: gemma2.Gemma2, tokens_NL: np.ndarray, where: sites.Site, rows: int
 ) -> Baseline:
   """Measures the model on its own; `rows` sequences in a forward pass."""
   clean = _sum_over_batches(
-      'evaluate clean', _clean_sums, tokens_NL, rows, model, where
+    'evaluate clean', _clean_sums, tokens_NL, rows, model, where
   )
   mean_D = clean['x_D'] / clean['positions']
   ablated = _sum_over_batches(
-      'evaluate ablated',
-      _ablated_sums,
-      tokens_NL,
-      rows,
-      model,
-      where,
-      jnp.asarray(mean_D, 'float32'),
+    'evaluate ablated',
+    _ablated_sums,
+    tokens_NL,
+    rows,
+    model,
+    where,
+    jnp.asarray(mean_D, 'float32'),
   )
   return Baseline(
-      loss_clean=clean['loss'] / clean['predictions'],
-      loss_mean_ablated=ablated['loss'] / ablated['predictions'],
-      mean_D=mean_D,
-      variance=ablated['squared_deviation'] / ablated['positions'],
+    loss_clean=clean['loss'] / clean['predictions'],
+    loss_mean_ablated=ablated['loss'] / ablated['predictions'],
+    mean_D=mean_D,
+    variance=ablated['squared_deviation'] / ablated['positions'],
   )
 
 
 def evaluate(
-    sae: sae_lib.SAE,
-    model: gemma2.Gemma2,
-    tokens_NL: np.ndarray,
-    where: sites.Site,
-    rows: int,
-    baseline: Baseline,
+  sae: sae_lib.SAE,
+  model: gemma2.Gemma2,
+  tokens_NL: np.ndarray,
+  where: sites.Site,
+  rows: int,
+  baseline: Baseline,
 ) -> dict[str, float]:
   """Evaluates a folded SAE at its site.
 
@@ -99,36 +99,36 @@ def evaluate(
       reconstructions shrink (arXiv:2404.16014, Eq. 10).
   """
   sums = _sum_over_batches(
-      'evaluate SAE', _spliced_sums, tokens_NL, rows, model, where, sae
+    'evaluate SAE', _spliced_sums, tokens_NL, rows, model, where, sae
   )
   positions = sums['positions']
   loss_spliced = sums['loss'] / sums['predictions']
   ablation_harm = baseline.loss_mean_ablated - baseline.loss_clean
   frequency_M = sums['fired_M'] / positions
   return {
-      'l0': float(np.sum(sums['fired_M']) / positions),
-      'fvu': float(sums['squared_error'] / positions / baseline.variance),
-      'delta_lm_loss': float(loss_spliced - baseline.loss_clean),
-      'loss_clean': float(baseline.loss_clean),
-      'loss_spliced': float(loss_spliced),
-      'loss_mean_ablated': float(baseline.loss_mean_ablated),
-      'loss_recovered': float(
-          (baseline.loss_mean_ablated - loss_spliced) / ablation_harm
-      ),
-      'dead_fraction': float(np.mean(frequency_M == 0)),
-      'frac_over_1pct': float(np.mean(frequency_M > 0.01)),
-      'frac_over_10pct': float(np.mean(frequency_M > 0.1)),
-      'relative_reconstruction_bias': float(
-          sums['x_hat_squared'] / sums['x_hat_dot_x']
-      ),
+    'l0': float(np.sum(sums['fired_M']) / positions),
+    'fvu': float(sums['squared_error'] / positions / baseline.variance),
+    'delta_lm_loss': float(loss_spliced - baseline.loss_clean),
+    'loss_clean': float(baseline.loss_clean),
+    'loss_spliced': float(loss_spliced),
+    'loss_mean_ablated': float(baseline.loss_mean_ablated),
+    'loss_recovered': float(
+      (baseline.loss_mean_ablated - loss_spliced) / ablation_harm
+    ),
+    'dead_fraction': float(np.mean(frequency_M == 0)),
+    'frac_over_1pct': float(np.mean(frequency_M > 0.01)),
+    'frac_over_10pct': float(np.mean(frequency_M > 0.1)),
+    'relative_reconstruction_bias': float(
+      sums['x_hat_squared'] / sums['x_hat_dot_x']
+    ),
   }
 
 
 def spliced_logits(
-    model: gemma2.Gemma2,
-    tokens_BL: jax.Array,
-    where: sites.Site,
-    fn: Callable[[jax.Array], jax.Array],
+  model: gemma2.Gemma2,
+  tokens_BL: jax.Array,
+  where: sites.Site,
+  fn: Callable[[jax.Array], jax.Array],
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Runs the model with fn(x) in place of x at text positions of a site.
 
@@ -169,7 +169,7 @@ def _clean_sums(tokens_BL, model, where):
 def _ablated_sums(tokens_BL, model, where, mean_D):
   """Sums for the loss with the mean spliced in, and for the variance."""
   logits_BLV, x_ND, mean_ND = spliced_logits(
-      model, tokens_BL, where, lambda x: jnp.broadcast_to(mean_D[None], x.shape)
+    model, tokens_BL, where, lambda x: jnp.broadcast_to(mean_D[None], x.shape)
   )
   deviation = jnp.sum((x_ND - mean_ND) ** 2 * _is_text_N1(model, tokens_BL))
   sums = _loss_sums(model, logits_BLV, tokens_BL)
@@ -186,15 +186,15 @@ def _spliced_sums(tokens_BL, model, where, sae):
     return sae.decode(latents[0])
 
   logits_BLV, x_ND, x_hat_ND = spliced_logits(
-      model, tokens_BL, where, reconstruct
+    model, tokens_BL, where, reconstruct
   )
   is_text_N1 = _is_text_N1(model, tokens_BL)
   fired_NM = (latents[0] > 0) * is_text_N1
   return _loss_sums(model, logits_BLV, tokens_BL) | {
-      'fired_M': jnp.sum(fired_NM, axis=0),
-      'squared_error': jnp.sum((x_ND - x_hat_ND) ** 2 * is_text_N1),
-      'x_hat_squared': jnp.sum(x_hat_ND**2 * is_text_N1),
-      'x_hat_dot_x': jnp.sum(x_hat_ND * x_ND * is_text_N1),
+    'fired_M': jnp.sum(fired_NM, axis=0),
+    'squared_error': jnp.sum((x_ND - x_hat_ND) ** 2 * is_text_N1),
+    'x_hat_squared': jnp.sum(x_hat_ND**2 * is_text_N1),
+    'x_hat_dot_x': jnp.sum(x_hat_ND * x_ND * is_text_N1),
   }
 
 
@@ -203,9 +203,9 @@ def _loss_sums(model, logits_BLV, tokens_BL):
   special = lm_loss.special_ids(model.config)
   loss_BL, counts_BL = lm_loss.next_token_loss(logits_BLV, tokens_BL, special)
   return {
-      'loss': jnp.sum(loss_BL * counts_BL),
-      'predictions': jnp.sum(counts_BL),
-      'positions': jnp.sum(_is_text_N1(model, tokens_BL)),
+    'loss': jnp.sum(loss_BL * counts_BL),
+    'predictions': jnp.sum(counts_BL),
+    'positions': jnp.sum(_is_text_N1(model, tokens_BL)),
   }
 
 
@@ -222,7 +222,9 @@ def _sum_over_batches(label, sums_fn, tokens_NL, rows, model, where, *args):
     for start in range(0, len(tokens_NL), rows):
       tokens_BL = tokens_NL[start : start + rows]
       padded_BL = text.pad_rows(tokens_BL, rows, model.config.pad_token_id)
-      sums = jax.device_get(sums_fn(jnp.asarray(padded_BL), model, where, *args))
+      sums = jax.device_get(
+        sums_fn(jnp.asarray(padded_BL), model, where, *args)
+      )
       for name, value in sums.items():
         total[name] = total.get(name, 0) + np.asarray(value, np.float64)
       bar.advance(tokens_BL.size)

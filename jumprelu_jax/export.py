@@ -26,7 +26,7 @@ def save_npz(sae: sae_lib.SAE, path: str | os.PathLike) -> None:
   aside = path.with_suffix('.partial')
   with aside.open('wb') as file:
     np.savez(
-        file, **{key: np.asarray(getattr(sae, key), 'float32') for key in _KEYS}
+      file, **{key: np.asarray(getattr(sae, key), 'float32') for key in _KEYS}
     )
   os.replace(aside, path)
 
@@ -45,19 +45,19 @@ def load_npz(path: str | os.PathLike) -> sae_lib.SAE:
       arrays = {key: np.asarray(file[key], 'float32') for key in _KEYS}
   except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
     raise errors.InputError(
-        f'{path} is not a whole params.npz with {", ".join(_KEYS)} ({error}).'
+      f'{path} is not a whole params.npz with {", ".join(_KEYS)} ({error}).'
     ) from error
   D, M = arrays['b_dec'].size, arrays['b_enc'].size
   expected = {
-      'W_enc': (D, M),
-      'b_enc': (M,),
-      'W_dec': (M, D),
-      'b_dec': (D,),
-      'threshold': (M,),
+    'W_enc': (D, M),
+    'b_enc': (M,),
+    'W_dec': (M, D),
+    'b_dec': (D,),
+    'threshold': (M,),
   }
   for key, shape in expected.items():
     if arrays[key].shape != shape:
       raise errors.InputError(
-          f'{path}: {key} has shape {arrays[key].shape}, expected {shape}.'
+        f'{path}: {key} has shape {arrays[key].shape}, expected {shape}.'
       )
   return sae_lib.SAE(**{key: jnp.asarray(arrays[key]) for key in _KEYS})

@@ -30,10 +30,10 @@ class Coefficients:
 
 
 def l0(
-    sae: sae_lib.JumpReLU,
-    x_BD: jax.Array,
-    coefficients: Coefficients,
-    kernel: ops.Kernel = ops.rectangle,
+  sae: sae_lib.JumpReLU,
+  x_BD: jax.Array,
+  coefficients: Coefficients,
+  kernel: ops.Kernel = ops.rectangle,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Squared error plus lambda times L0 (arXiv:2407.14435, Eqs. 9 and 10).
 

@@ -31,10 +31,10 @@ KERNELS: dict[str, Kernel] = {'rectangle': rectangle}
 
 
 def step(
-    pre_BM: jax.Array,
-    threshold_M: jax.Array,
-    bandwidth: jax.Array | float,
-    kernel: Kernel = rectangle,
+  pre_BM: jax.Array,
+  threshold_M: jax.Array,
+  bandwidth: jax.Array | float,
+  kernel: Kernel = rectangle,
 ) -> jax.Array:
   """Heaviside step of pre-activations over thresholds.
 
@@ -60,10 +60,10 @@ def step(
 
 
 def jumprelu(
-    pre_BM: jax.Array,
-    threshold_M: jax.Array,
-    bandwidth: jax.Array | float,
-    kernel: Kernel = rectangle,
+  pre_BM: jax.Array,
+  threshold_M: jax.Array,
+  bandwidth: jax.Array | float,
+  kernel: Kernel = rectangle,
 ) -> jax.Array:
   """JumpReLU: the pre-activation where it exceeds its threshold, else 0.
 
@@ -110,9 +110,9 @@ def _step_bwd(kernel, residuals, g_BM):
   density_BM = _density(kernel, pre_BM, threshold_M, bandwidth)
   d_threshold_M = -jnp.sum(g_BM.astype('float32') * density_BM, axis=0)
   return (
-      jnp.zeros_like(pre_BM),
-      d_threshold_M.astype(threshold_M.dtype),
-      jnp.zeros_like(bandwidth),
+    jnp.zeros_like(pre_BM),
+    d_threshold_M.astype(threshold_M.dtype),
+    jnp.zeros_like(bandwidth),
   )
 
 
@@ -137,9 +137,9 @@ def _jumprelu_bwd(kernel, residuals, g_BM):
   d_threshold_M = jnp.sum(g_BM.astype('float32') * density_BM, axis=0)
   d_threshold_M *= -threshold_M.astype('float32')
   return (
-      d_pre_BM.astype(pre_BM.dtype),
-      d_threshold_M.astype(threshold_M.dtype),
-      jnp.zeros_like(bandwidth),
+    d_pre_BM.astype(pre_BM.dtype),
+    d_threshold_M.astype(threshold_M.dtype),
+    jnp.zeros_like(bandwidth),
   )
 
 
@@ -153,15 +153,15 @@ def _density(kernel, pre_BM, threshold_M, bandwidth):
 
 
 def matmul(a: jax.Array, b: jax.Array, compute_dtype: str) -> jax.Array:
-  """a @ b with inputs in the compute dtype and float32 accumulation.
+  """A @ b with inputs in the compute dtype and float32 accumulation.
 
   Float32 asks for full precision: accelerators would otherwise round the
   inputs to fewer bits, silently.
   """
   precision = 'highest' if compute_dtype == 'float32' else 'default'
   return jnp.matmul(
-      a.astype(compute_dtype),
-      b.astype(compute_dtype),
-      precision=precision,
-      preferred_element_type='float32',
+    a.astype(compute_dtype),
+    b.astype(compute_dtype),
+    precision=precision,
+    preferred_element_type='float32',
   )

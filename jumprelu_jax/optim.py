@@ -31,20 +31,20 @@ def remove_gradient_along_decoder_rows() -> optax.GradientTransformation:
 
 
 def adam(
-    beta1: float, beta2: float, epsilon: float
+  beta1: float, beta2: float, epsilon: float
 ) -> optax.GradientTransformation:
   """Adam's scaling with bias correction; no first moment when beta1 is 0."""
   if beta1 == 0:
     return optax.scale_by_rms(
-        decay=beta2, eps=epsilon, eps_in_sqrt=False, bias_correction=True
+      decay=beta2, eps=epsilon, eps_in_sqrt=False, bias_correction=True
     )
   return optax.scale_by_adam(b1=beta1, b2=beta2, eps=epsilon)
 
 
 def learning_rate_schedule(
-    peak: float, *, warmup_steps: int, decay_steps: int, total_steps: int
+  peak: float, *, warmup_steps: int, decay_steps: int, total_steps: int
 ) -> optax.Schedule:
-  """Cosine warm-up from peak / 10; constant; linear decay to zero at the end.
+  """Cosine warm-up from peak / 10; constant; cosine decay to zero at the end.
 
   Args:
     peak: learning rate between warm-up and decay.
@@ -56,35 +56,36 @@ def learning_rate_schedule(
   def schedule(step):
     warmup = jnp.clip((step + 1) / max(warmup_steps, 1), 0, 1)
     warmup = 0.1 + 0.9 * 0.5 * (1 - jnp.cos(jnp.pi * warmup))
-    decay = jnp.clip((total_steps - step) / max(decay_steps, 1), 0, 1)
+    remaining = jnp.clip((total_steps - step) / max(decay_steps, 1), 0, 1)
+    decay = 0.5 * (1 - jnp.cos(jnp.pi * remaining))
     return peak * warmup * decay
 
   return schedule
 
 
 def make(
-    config: config_lib.OptimizerConfig, total_steps: int
+  config: config_lib.OptimizerConfig, total_steps: int
 ) -> optax.GradientTransformation:
   """Returns the whole optimizer, the thresholds at their own learning rate."""
   schedule = learning_rate_schedule(
-      1.0,
-      warmup_steps=config.warmup_steps,
-      decay_steps=round(config.decay_fraction * total_steps),
-      total_steps=total_steps,
+    1.0,
+    warmup_steps=config.warmup_steps,
+    decay_steps=round(config.decay_fraction * total_steps),
+    total_steps=total_steps,
   )
 
   def scale(path, update):
     is_threshold = path[-1].name.endswith('threshold')
-    rate = config.threshold_learning_rate if is_threshold else (
-        config.learning_rate
+    rate = (
+      config.threshold_learning_rate if is_threshold else (config.learning_rate)
     )
     return rate * update
 
   return optax.chain(
-      remove_gradient_along_decoder_rows(),
-      adam(config.beta1, config.beta2, config.epsilon),
-      optax.stateless(
-          lambda updates, _: jax.tree_util.tree_map_with_path(scale, updates)
-      ),
-      optax.scale_by_learning_rate(schedule),
+    remove_gradient_along_decoder_rows(),
+    adam(config.beta1, config.beta2, config.epsilon),
+    optax.stateless(
+      lambda updates, _: jax.tree_util.tree_map_with_path(scale, updates)
+    ),
+    optax.scale_by_learning_rate(schedule),
   )

@@ -14,14 +14,14 @@ from matplotlib import pyplot as plt  # noqa: E402 (the backend comes first)
 from matplotlib import ticker  # noqa: E402
 
 _PANELS = (
-    ('delta_lm_loss', 'Delta LM loss (nats)'),
-    ('fvu', 'Fraction of variance unexplained'),
+  ('delta_lm_loss', 'Delta LM loss (nats)'),
+  ('fvu', 'Fraction of variance unexplained'),
 )
 _UNSETTLED = 'L0 not settled'
 
 
 def pareto(
-    rows: Sequence[Mapping[str, object]], folder: str | os.PathLike
+  rows: Sequence[Mapping[str, object]], folder: str | os.PathLike
 ) -> None:
   """Draws fidelity against sparsity: `pareto.png` and `pareto.pdf`.
 
@@ -55,21 +55,21 @@ def _draw_line(ax, rows, metric, architecture):
   settled = [r for r in rows if r['l0_settled']]
   unsettled = [r for r in rows if not r['l0_settled']]
   (line,) = ax.plot(
-      [r['l0'] for r in settled],
-      [r[metric] for r in settled],
-      marker='o',
-      markersize=4,
-      label=architecture,
+    [r['l0'] for r in settled],
+    [r[metric] for r in settled],
+    marker='o',
+    markersize=4,
+    label=architecture,
   )
   if unsettled:
     ax.plot(
-        [r['l0'] for r in unsettled],
-        [r[metric] for r in unsettled],
-        'o',
-        markerfacecolor='none',
-        color=line.get_color(),
-        markersize=4,
-        label=f'{architecture}, {_UNSETTLED}',
+      [r['l0'] for r in unsettled],
+      [r[metric] for r in unsettled],
+      'o',
+      markerfacecolor='none',
+      color=line.get_color(),
+      markersize=4,
+      label=f'{architecture}, {_UNSETTLED}',
     )
 
 
@@ -85,6 +85,6 @@ def _set_log_axes(axes, l0s):
 
 def _title(row):
   return (
-      f'{row["model"]}, {row["site"]} of layer {row["layer"]}, '
-      f'{row["num_latents"]:,} latents, {row["tokens"]:,} tokens'
+    f'{row["model"]}, {row["site"]} of layer {row["layer"]}, '
+    f'{row["num_latents"]:,} latents, {row["tokens"]:,} tokens'
   )

@@ -23,7 +23,7 @@ class Progress:
     self._bar = None
     if self._is_terminal:
       self._bar = tqdm.tqdm(
-          desc=label, total=total, initial=done, unit=f' {unit}', unit_scale=True
+        desc=label, total=total, initial=done, unit=f' {unit}', unit_scale=True
       )
 
   def advance(self, amount: int, **figures: float) -> None:
@@ -50,14 +50,14 @@ class Progress:
     remaining = (self._total - self._done) / max(rate, 1e-9)
     figures = ''.join(f', {name} {value}' for name, value in shown.items())
     say(
-        f'{self._label}: {self._done:,}/{self._total:,} {self._unit}, '
-        f'{rate:,.0f} {self._unit}/s, {remaining:.0f} s left{figures}'
+      f'{self._label}: {self._done:,}/{self._total:,} {self._unit}, '
+      f'{rate:,.0f} {self._unit}/s, {remaining:.0f} s left{figures}'
     )
 
 
 @contextlib.contextmanager
 def track(
-    label: str, total: int, unit: str, done: int = 0
+  label: str, total: int, unit: str, done: int = 0
 ) -> Iterator[Progress]:
   """Yields a Progress over `total` units of work, `done` of them before."""
   progress = Progress(label, total, unit, done)

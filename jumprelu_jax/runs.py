@@ -31,7 +31,6 @@ from jumprelu_jax import embedded
 from jumprelu_jax import errors
 from jumprelu_jax import evaluation
 from jumprelu_jax import export
-from jumprelu_jax import progress
 from jumprelu_jax import sharding
 from jumprelu_jax import text
 from jumprelu_jax import train
@@ -88,14 +87,14 @@ class Inputs:
   def heldout_NL(self) -> np.ndarray:
     """Packed text to evaluate on."""
     return self._pack(
-        _heldout_path(self.run.text), self.run.evaluation.sequences
+      _heldout_path(self.run.text), self.run.evaluation.sequences
     )
 
   @functools.cached_property
   def harvest_NL(self) -> np.ndarray:
     """Packed text to harvest from."""
     return self._pack(
-        _harvest_path(self.run.text), self.run.activations.sequences
+      _harvest_path(self.run.text), self.run.activations.sequences
     )
 
   @functools.cached_property
@@ -103,16 +102,16 @@ class Inputs:
     """The language model measured without any SAE."""
     rows = self.run.evaluation.sequences_per_batch
     return evaluation.measure_baseline(
-        self.model, self.heldout_NL, self.where, rows
+      self.model, self.heldout_NL, self.where, rows
     )
 
   def _pack(self, path, max_rows):
     return text.pack(
-        text.encode(text.read_documents(path), self.tokenizer),
-        self.run.text.context_length,
-        bos_id=self.lm_config.bos_token_id,
-        pad_id=self.lm_config.pad_token_id,
-        max_rows=max_rows or None,
+      text.encode(text.read_documents(path), self.tokenizer),
+      self.run.text.context_length,
+      bos_id=self.lm_config.bos_token_id,
+      pad_id=self.lm_config.pad_token_id,
+      max_rows=max_rows or None,
     )
 
 
@@ -126,25 +125,25 @@ def prepare(run: config_lib.RunConfig) -> Inputs:
   mesh = sharding.make_mesh(run.mesh.data, run.mesh.latent)
   where = sites.Site(run.lm.site, run.lm.layer)
   folder = pathlib.Path(
-      embedded.LM if run.lm.path == config_lib.EMBEDDED else run.lm.path
+    embedded.LM if run.lm.path == config_lib.EMBEDDED else run.lm.path
   )
   lm_config = huggingface.load_config(folder)
   if where.layer >= lm_config.num_hidden_layers:
     raise errors.InputError(
-        f'config.lm.layer={where.layer} is not a layer of {folder}; it has '
-        f'layers 0 to {lm_config.num_hidden_layers - 1}.'
+      f'config.lm.layer={where.layer} is not a layer of {folder}; it has '
+      f'layers 0 to {lm_config.num_hidden_layers - 1}.'
     )
   if run.text.context_length > lm_config.max_position_embeddings:
     raise errors.InputError(
-        f'config.text.context_length={run.text.context_length} is longer than '
-        f'the {lm_config.max_position_embeddings} positions of {folder}.'
+      f'config.text.context_length={run.text.context_length} is longer than '
+      f'the {lm_config.max_position_embeddings} positions of {folder}.'
     )
   rows = run.activations.sequences * (run.text.context_length - 1)
   if 0 < rows < run.train.batch_size:
     raise errors.InputError(
-        f'config.activations.sequences={run.activations.sequences} gives {rows} '
-        f'rows at most, less than config.train.batch_size='
-        f'{run.train.batch_size}; harvest from more sequences.'
+      f'config.activations.sequences={run.activations.sequences} gives {rows} '
+      f'rows at most, less than config.train.batch_size='
+      f'{run.train.batch_size}; harvest from more sequences.'
     )
   huggingface.check_weights(folder, lm_config)
   tokenizer = huggingface.load_tokenizer(folder)
@@ -167,15 +166,15 @@ def claim(workdir: str | os.PathLike, run: config_lib.RunConfig) -> None:
     return
   if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
     raise errors.InputError(
-        f'--workdir={workdir} exists and holds no run; give an empty or a new '
-        'folder.'
+      f'--workdir={workdir} exists and holds no run; give an empty or a new '
+      'folder.'
     )
   workdir.mkdir(parents=True, exist_ok=True)
   _write_json(path, run.to_dict())
 
 
 def run_all(
-    inputs: Inputs, coeffs: Sequence[float], workdir: str | os.PathLike
+  inputs: Inputs, coeffs: Sequence[float], workdir: str | os.PathLike
 ) -> list[dict[str, object]]:
   """Harvests, trains and evaluates an SAE for each coefficient.
 
@@ -189,7 +188,10 @@ def run_all(
   """
   workdir = pathlib.Path(workdir)
   store = harvested(inputs, workdir / 'activations')
-  runs = [inputs.run.with_sparsity_coeff(coeff) for coeff in coeffs]
+  runs = [
+    inputs.run.with_values({'objective.sparsity_coeff': coeff})
+    for coeff in coeffs
+  ]
   folders = [workdir / sae_folder_name(run) for run in runs]
   for run, folder in zip(runs, folders, strict=True):
     if not (folder / export.FILE_NAME).exists():
@@ -207,8 +209,8 @@ def run_all(
 def sae_folder_name(run: config_lib.RunConfig) -> str:
   """Returns the name of an SAE's folder inside a run's."""
   return (
-      f'{run.sae.architecture}_{run.objective.name}_'
-      f'{run.objective.sparsity_coeff:g}'
+    f'{run.sae.architecture}_{run.objective.name}_'
+    f'{run.objective.sparsity_coeff:g}'
   )
 
 
@@ -222,25 +224,25 @@ def harvested(inputs: Inputs, folder: pathlib.Path) -> activations.Store:
       return gemma2.tap(model, tokens_BL, inputs.where)
 
     activations.harvest(
-        functools.partial(tap, inputs.model),
-        inputs.harvest_NL,
-        folder,
-        special_ids=inputs.special_ids,
-        sequences_per_batch=run.activations.sequences_per_batch,
-        bucket_rows=run.activations.bucket_rows,
-        seed=run.seed,
-        source={
-            'model': _model_name(run),
-            'site': run.lm.site,
-            'layer': run.lm.layer,
-            'seed': run.seed,
-        },
+      functools.partial(tap, inputs.model),
+      inputs.harvest_NL,
+      folder,
+      special_ids=inputs.special_ids,
+      sequences_per_batch=run.activations.sequences_per_batch,
+      bucket_rows=run.activations.bucket_rows,
+      seed=run.seed,
+      source={
+        'model': _model_name(run),
+        'site': run.lm.site,
+        'layer': run.lm.layer,
+        'seed': run.seed,
+      },
     )
   return activations.Store(folder)
 
 
 def evaluate_folder(
-    folder: pathlib.Path, run: config_lib.RunConfig, inputs: Inputs
+  folder: pathlib.Path, run: config_lib.RunConfig, inputs: Inputs
 ) -> dict[str, object]:
   """Returns an SAE's row of results.csv, evaluated on the held-out text.
 
@@ -252,34 +254,34 @@ def evaluate_folder(
   expected = inputs.lm_config.site_dim(run.lm.site)
   if d_model != expected:
     raise errors.InputError(
-        f'{folder}: the SAE is for activations of size {d_model}, but '
-        f'{inputs.where} of {inputs.lm_folder} has size {expected}.'
+      f'{folder}: the SAE is for activations of size {d_model}, but '
+      f'{inputs.where} of {inputs.lm_folder} has size {expected}.'
     )
   metrics = evaluation.evaluate(
-      sae,
-      inputs.model,
-      inputs.heldout_NL,
-      inputs.where,
-      run.evaluation.sequences_per_batch,
-      inputs.baseline,
+    sae,
+    inputs.model,
+    inputs.heldout_NL,
+    inputs.where,
+    run.evaluation.sequences_per_batch,
+    inputs.baseline,
   )
   return {
-      'architecture': run.sae.architecture,
-      'objective': run.objective.name,
-      'sparsity_coeff': run.objective.sparsity_coeff,
-      'k': None,
-      'seed': run.seed,
-      'model': _model_name(run),
-      'site': run.lm.site,
-      'layer': run.lm.layer,
-      'd_model': d_model,
-      'num_latents': num_latents,
-      'tokens': run.train.steps * run.train.batch_size,
-      'steps': run.train.steps,
-      **metrics,
-      'l0_settled': train.l0_is_settled(
-          writer.read_curve(folder), run.train.steps
-      ),
+    'architecture': run.sae.architecture,
+    'objective': run.objective.name,
+    'sparsity_coeff': run.objective.sparsity_coeff,
+    'k': None,
+    'seed': run.seed,
+    'model': _model_name(run),
+    'site': run.lm.site,
+    'layer': run.lm.layer,
+    'd_model': d_model,
+    'num_latents': num_latents,
+    'tokens': run.train.steps * run.train.batch_size,
+    'steps': run.train.steps,
+    **metrics,
+    'l0_settled': train.l0_is_settled(
+      writer.read_curve(folder), run.train.steps
+    ),
   }
 
 
@@ -292,7 +294,7 @@ def load_run(folder: str | os.PathLike) -> config_lib.RunConfig:
   path = pathlib.Path(folder) / 'config.json'
   if not path.is_file():
     raise errors.InputError(
-        f'{path} does not exist; give a folder that a run has written.'
+      f'{path} does not exist; give a folder that a run has written.'
     )
   try:
     raw = json.loads(path.read_text())
@@ -302,7 +304,7 @@ def load_run(folder: str | os.PathLike) -> config_lib.RunConfig:
 
 
 def write_results(
-    rows: Sequence[dict[str, object]], path: str | os.PathLike
+  rows: Sequence[dict[str, object]], path: str | os.PathLike
 ) -> None:
   """Writes rows under COLUMNS; numbers to six digits, nothing for None."""
   aside = pathlib.Path(path).with_suffix('.partial')
@@ -320,16 +322,16 @@ def format_table(rows: Sequence[dict[str, object]]) -> str:
       'dead_fraction', 'l0_settled',
   )  # fmt: skip
   cells = [names] + [
-      tuple(
-          f'{row[name]:.4g}' if isinstance(row[name], float) else str(row[name])
-          for name in names
-      )
-      for row in rows
+    tuple(
+      f'{row[name]:.4g}' if isinstance(row[name], float) else str(row[name])
+      for name in names
+    )
+    for row in rows
   ]
   widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
   return '\n'.join(
-      '  '.join(cell.rjust(w) for cell, w in zip(line, widths, strict=True))
-      for line in cells
+    '  '.join(cell.rjust(w) for cell, w in zip(line, widths, strict=True))
+    for line in cells
   )
 
 
@@ -349,18 +351,18 @@ def _check_same_config(path, run):
     theirs = config_lib.flatten(json.loads(path.read_text()))
   except ValueError as error:
     raise errors.InputError(
-        f'{path} is not JSON ({error}); give another --workdir.'
+      f'{path} is not JSON ({error}); give another --workdir.'
     ) from error
   ours = config_lib.flatten(run.to_dict())
   differences = [
-      f'{key}: {theirs.get(key)!r} there, {ours.get(key)!r} now'
-      for key in sorted(theirs.keys() | ours.keys())
-      if theirs.get(key) != ours.get(key) and key not in _MAY_DIFFER
+    f'{key}: {theirs.get(key)!r} there, {ours.get(key)!r} now'
+    for key in sorted(theirs.keys() | ours.keys())
+    if theirs.get(key) != ours.get(key) and key not in _MAY_DIFFER
   ]
   if differences:
     raise errors.InputError(
-        f'--workdir={path.parent} holds a run with another config '
-        f'({"; ".join(differences)}); give another --workdir.'
+      f'--workdir={path.parent} holds a run with another config '
+      f'({"; ".join(differences)}); give another --workdir.'
     )
 
 

@@ -9,6 +9,8 @@ are pytrees with `encode` and `decode`; `fold` leads from one to the other.
 
 from __future__ import annotations
 
+import math
+
 import flax.struct
 import jax
 from jax import numpy as jnp
@@ -91,11 +93,11 @@ class _Trained(_JumpReLUMaps):
       C * decode(encode(x / C)).
     """
     return SAE(
-        W_enc=self.W_enc,
-        b_enc=scale * self.encoder_bias(),
-        W_dec=self.W_dec,
-        b_dec=scale * self.b_dec,
-        threshold=scale * self.threshold,
+      W_enc=self.W_enc,
+      b_enc=scale * self.encoder_bias(),
+      W_dec=self.W_dec,
+      b_dec=scale * self.b_dec,
+      threshold=scale * self.threshold,
     )
 
   def encoder_bias(self):
@@ -158,13 +160,13 @@ class RawThresholdJumpReLU(_Trained):
 
 
 def init_jumprelu(
-    key: jax.Array,
-    d_model: int,
-    num_latents: int,
-    *,
-    initial_threshold: float,
-    use_pre_encoder_bias: bool = True,
-    compute_dtype: str = 'float32',
+  key: jax.Array,
+  d_model: int,
+  num_latents: int,
+  *,
+  initial_threshold: float,
+  use_pre_encoder_bias: bool = True,
+  compute_dtype: str = 'float32',
 ) -> JumpReLU:
   """Returns initial parameters; `key` is consumed.
 
@@ -175,29 +177,29 @@ def init_jumprelu(
   he_uniform = jax.nn.initializers.he_uniform()
   W_dec = unit_rows(he_uniform(key, (num_latents, d_model), 'float32'))
   return JumpReLU(
-      W_enc=W_dec.T,
-      b_enc=jnp.zeros(num_latents),
-      W_dec=W_dec,
-      b_dec=jnp.zeros(d_model),
-      log_threshold=jnp.full(num_latents, jnp.log(initial_threshold)),
-      use_pre_encoder_bias=use_pre_encoder_bias,
-      compute_dtype=compute_dtype,
+    W_enc=W_dec.T,
+    b_enc=jnp.zeros(num_latents),
+    W_dec=W_dec,
+    b_dec=jnp.zeros(d_model),
+    log_threshold=jnp.full(num_latents, math.log(initial_threshold), 'float32'),
+    use_pre_encoder_bias=use_pre_encoder_bias,
+    compute_dtype=compute_dtype,
   )
 
 
 def init_raw_threshold_jumprelu(
-    key: jax.Array, d_model: int, num_latents: int, **options
+  key: jax.Array, d_model: int, num_latents: int, **options
 ) -> RawThresholdJumpReLU:
   """Returns `init_jumprelu`'s parameters with the thresholds themselves."""
   log_form = init_jumprelu(key, d_model, num_latents, **options)
   return RawThresholdJumpReLU(
-      W_enc=log_form.W_enc,
-      b_enc=log_form.b_enc,
-      W_dec=log_form.W_dec,
-      b_dec=log_form.b_dec,
-      threshold=log_form.threshold,
-      use_pre_encoder_bias=log_form.use_pre_encoder_bias,
-      compute_dtype=log_form.compute_dtype,
+    W_enc=log_form.W_enc,
+    b_enc=log_form.b_enc,
+    W_dec=log_form.W_dec,
+    b_dec=log_form.b_dec,
+    threshold=log_form.threshold,
+    use_pre_encoder_bias=log_form.use_pre_encoder_bias,
+    compute_dtype=log_form.compute_dtype,
   )
 
 

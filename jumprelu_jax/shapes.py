@@ -27,12 +27,12 @@ def check(**arrays) -> dict[str, int]:
     letters = name.rsplit('_', 1)[1]
     if len(letters) != array.ndim:
       raise ValueError(
-          f'{name}: the name says rank {len(letters)}, got shape {array.shape}.'
+        f'{name}: the name says rank {len(letters)}, got shape {array.shape}.'
       )
     for letter, size in zip(letters, array.shape, strict=True):
       if sizes.setdefault(letter, size) != size:
         raise ValueError(
-            f'{name}: {letter}={size}, but {letter}={sizes[letter]} in an '
-            'array before it.'
+          f'{name}: {letter}={size}, but {letter}={sizes[letter]} in an '
+          'array before it.'
         )
   return sizes

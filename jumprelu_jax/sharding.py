@@ -16,10 +16,10 @@ PyTree = TypeVar('PyTree')
 #: (pattern of a leaf's path, layout); the first match counts. Paths end in the
 #: parameter's name, so Adam's moments lie as their parameters do.
 RULES = (
-    (r'W_enc$', P(None, 'latent')),
-    (r'W_dec$', P('latent', None)),
-    (r'(b_enc|threshold)$', P('latent')),
-    (r'(b_dec|step|count)$', P()),
+  (r'W_enc$', P(None, 'latent')),
+  (r'W_dec$', P('latent', None)),
+  (r'(b_enc|threshold)$', P('latent')),
+  (r'(b_dec|step|count)$', P()),
 )
 #: Activations x_BD: rows over 'data'.
 BATCH = P('data', None)
@@ -34,17 +34,17 @@ def make_mesh(data: int, latent: int) -> jax.sharding.Mesh:
   devices = jax.devices()
   if data * latent > len(devices):
     raise errors.InputError(
-        f'config.mesh=({data}, {latent}) needs {data * latent} devices, but '
-        f'there are {len(devices)}; set config.mesh.data and '
-        'config.mesh.latent so that their product fits.'
+      f'config.mesh=({data}, {latent}) needs {data * latent} devices, but '
+      f'there are {len(devices)}; set config.mesh.data and '
+      'config.mesh.latent so that their product fits.'
     )
   # Automatic axes: the compiler places the collectives.
   auto = (jax.sharding.AxisType.Auto,) * 2
   return jax.make_mesh(
-      (data, latent),
-      ('data', 'latent'),
-      axis_types=auto,
-      devices=devices[: data * latent],
+    (data, latent),
+    ('data', 'latent'),
+    axis_types=auto,
+    devices=devices[: data * latent],
   )
 
 
@@ -69,3 +69,8 @@ def of_tree(mesh: jax.sharding.Mesh, tree: PyTree) -> PyTree:
 def of_batch(mesh: jax.sharding.Mesh) -> NamedSharding:
   """Returns the layout of a batch of activations x_BD."""
   return NamedSharding(mesh, BATCH)
+
+
+def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
+  """Returns the layout of what every device holds whole."""
+  return NamedSharding(mesh, P())

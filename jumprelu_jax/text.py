@@ -28,18 +28,23 @@ def read_documents(path: str | os.PathLike) -> Iterator[str]:
       object a line that has a string under "text".
 
   Raises:
-    errors.InputError: the file is missing, is not such a file, or holds no text.
+    errors.InputError: the file is missing, is not of that form, or holds no
+      text.
   """
   import datasets  # 1.3 s to import; only those who read text pay for it
 
   if not os.path.isfile(path):
-    raise errors.InputError(f'text file {path} does not exist; give a .jsonl file.')
+    raise errors.InputError(
+      f'text file {path} does not exist; give a .jsonl file.'
+    )
   if os.path.getsize(path) == 0:
-    raise errors.InputError(f'text file {path} is empty; give one with documents.')
+    raise errors.InputError(
+      f'text file {path} is empty; give one with documents.'
+    )
   found_text = False
   try:
     rows = datasets.load_dataset(
-        'json', data_files=[str(path)], split='train', streaming=True
+      'json', data_files=[str(path)], split='train', streaming=True
     )
     for row in rows:
       text = row.get('text')
@@ -50,15 +55,17 @@ def read_documents(path: str | os.PathLike) -> Iterator[str]:
         yield text
   except Exception as error:
     raise errors.InputError(
-        f'text file {path} cannot be read as JSON lines with a string under '
-        f'"text" ({type(error).__name__}: {error}).'
+      f'text file {path} cannot be read as JSON lines with a string under '
+      f'"text" ({type(error).__name__}: {error}).'
     ) from error
   if not found_text:
-    raise errors.InputError(f'text file {path} has no text; give one with documents.')
+    raise errors.InputError(
+      f'text file {path} has no text; give one with documents.'
+    )
 
 
 def encode(
-    documents: Iterable[str], tokenizer: tokenizers.Tokenizer
+  documents: Iterable[str], tokenizer: tokenizers.Tokenizer
 ) -> Iterator[np.ndarray]:
   """Yields each document's token ids (int32, no special tokens added)."""
   batch = []
@@ -76,12 +83,12 @@ def encode(
 
 
 def pack(
-    documents: Iterable[np.ndarray],
-    length: int,
-    *,
-    bos_id: int,
-    pad_id: int,
-    max_rows: int | None = None,
+  documents: Iterable[np.ndarray],
+  length: int,
+  *,
+  bos_id: int,
+  pad_id: int,
+  max_rows: int | None = None,
 ) -> np.ndarray:
   """Packs documents into rows of one length, separated by BOS.
 
@@ -99,7 +106,9 @@ def pack(
     errors.InputError: length < 2, or there is no document.
   """
   if length < 2:
-    raise errors.InputError(f'context_length={length} leaves no room beside BOS.')
+    raise errors.InputError(
+      f'context_length={length} leaves no room beside BOS.'
+    )
   rows, pending = [], np.empty(0, np.int32)
 
   def row(body):
@@ -117,7 +126,9 @@ def pack(
   if len(pending):
     rows.append(row(pending))
   if not rows:
-    raise errors.InputError('There is no document to pack; give a text with some.')
+    raise errors.InputError(
+      'There is no document to pack; give a text with some.'
+    )
   return np.stack(rows)
 
 

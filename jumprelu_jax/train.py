@@ -30,8 +30,8 @@ from jumprelu_jax import writer
 
 #: Initialisers by the names that configs and results.csv use.
 ARCHITECTURES = {
-    'jumprelu': sae_lib.init_jumprelu,
-    'jumprelu_raw_threshold': sae_lib.init_raw_threshold_jumprelu,
+  'jumprelu': sae_lib.init_jumprelu,
+  'jumprelu_raw_threshold': sae_lib.init_raw_threshold_jumprelu,
 }
 
 
@@ -53,42 +53,42 @@ class TrainState:
 def check_names(run: config_lib.RunConfig) -> None:
   """Raises InputError unless the config's names are known."""
   for key, name, table in (
-      ('sae.architecture', run.sae.architecture, ARCHITECTURES),
-      ('objective.name', run.objective.name, objectives.OBJECTIVES),
-      ('objective.kernel', run.objective.kernel, ops.KERNELS),
+    ('sae.architecture', run.sae.architecture, ARCHITECTURES),
+    ('objective.name', run.objective.name, objectives.OBJECTIVES),
+    ('objective.kernel', run.objective.kernel, ops.KERNELS),
   ):
     if name not in table:
       raise errors.InputError(
-          f'config.{key}={name!r} is not known; expected one of '
-          f'{", ".join(table)}.'
+        f'config.{key}={name!r} is not known; expected one of '
+        f'{", ".join(table)}.'
       )
 
 
 def init_state(
-    run: config_lib.RunConfig, d_model: int, key: jax.Array
+  run: config_lib.RunConfig, d_model: int, key: jax.Array
 ) -> TrainState:
   """Returns the state before the first step; `key` is consumed."""
   sae = ARCHITECTURES[run.sae.architecture](
-      key,
-      d_model,
-      run.sae.num_latents,
-      initial_threshold=run.sae.initial_threshold,
-      use_pre_encoder_bias=run.sae.use_pre_encoder_bias,
-      compute_dtype=run.sae.compute_dtype,
+    key,
+    d_model,
+    run.sae.num_latents,
+    initial_threshold=run.sae.initial_threshold,
+    use_pre_encoder_bias=run.sae.use_pre_encoder_bias,
+    compute_dtype=run.sae.compute_dtype,
   )
   tx = optim.make(run.optimizer, run.train.steps)
   return TrainState(jnp.zeros((), 'int32'), sae, tx.init(sae))
 
 
 def train_step(
-    state: TrainState,
-    x_BD: jax.Array,
-    coefficients: objectives.Coefficients,
-    *,
-    objective: Callable,
-    kernel: ops.Kernel,
-    tx: optax.GradientTransformation,
-    sparsity_warmup_steps: int,
+  state: TrainState,
+  x_BD: jax.Array,
+  coefficients: objectives.Coefficients,
+  *,
+  objective: Callable,
+  kernel: ops.Kernel,
+  tx: optax.GradientTransformation,
+  sparsity_warmup_steps: int,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
   """Takes one step: loss, gradient, update, decoder rows back to unit norm.
 
@@ -108,7 +108,7 @@ def train_step(
   if not sparsity_warmup_steps:
     warm = jnp.ones(())
   coefficients = coefficients.replace(
-      sparsity_coeff=warm * coefficients.sparsity_coeff
+    sparsity_coeff=warm * coefficients.sparsity_coeff
   )
 
   def loss_fn(sae):
@@ -118,9 +118,9 @@ def train_step(
   updates, opt_state = tx.update(grads, state.opt_state, state.sae)
   sae = optax.apply_updates(state.sae, updates).constrain()
   metrics = terms | {
-      'loss': loss,
-      'sparsity_coeff': coefficients.sparsity_coeff,
-      'mean_threshold': jnp.mean(sae.threshold),
+    'loss': loss,
+    'sparsity_coeff': coefficients.sparsity_coeff,
+    'mean_threshold': jnp.mean(sae.threshold),
   }
   return TrainState(state.step + 1, sae, opt_state), metrics
 
@@ -131,38 +131,39 @@ def _compile(run, d_model, mesh):
   init = functools.partial(init_state, run, d_model)
   shardings = sharding.of_tree(mesh, jax.eval_shape(init, jax.random.key(0)))
   step = functools.partial(
-      train_step,
-      objective=objectives.OBJECTIVES[run.objective.name],
-      kernel=ops.KERNELS[run.objective.kernel],
-      tx=optim.make(run.optimizer, run.train.steps),
-      sparsity_warmup_steps=run.objective.sparsity_warmup_steps,
+    train_step,
+    objective=objectives.OBJECTIVES[run.objective.name],
+    kernel=ops.KERNELS[run.objective.kernel],
+    tx=optim.make(run.optimizer, run.train.steps),
+    sparsity_warmup_steps=run.objective.sparsity_warmup_steps,
   )
   jitted_step = jax.jit(
-      step,
-      in_shardings=(shardings, sharding.of_batch(mesh), None),
-      out_shardings=(shardings, None),
-      donate_argnums=0,
+    step,
+    in_shardings=(shardings, sharding.of_batch(mesh), None),
+    out_shardings=(shardings, None),
+    donate_argnums=0,
   )
   return jax.jit(init, out_shardings=shardings), jitted_step
 
 
 def compile_for(
-    run: config_lib.RunConfig, d_model: int, mesh: jax.sharding.Mesh
+  run: config_lib.RunConfig, d_model: int, mesh: jax.sharding.Mesh
 ) -> tuple[Callable, Callable]:
   """Returns (init, step): `init_state` of a key and `train_step`, jitted.
 
   The state is born sharded and is donated by each step. Runs that differ only
   in the objective's coefficients share one program.
   """
-  return _compile(run.with_sparsity_coeff(0.0), d_model, mesh)
+  shared = run.with_values({'objective.sparsity_coeff': 0.0})
+  return _compile(shared, d_model, mesh)
 
 
 def fit(
-    run: config_lib.RunConfig,
-    batches: activations.Batches,
-    d_model: int,
-    mesh: jax.sharding.Mesh,
-    folder: str | pathlib.Path,
+  run: config_lib.RunConfig,
+  batches: activations.Batches,
+  d_model: int,
+  mesh: jax.sharding.Mesh,
+  folder: str | pathlib.Path,
 ) -> sae_lib.JumpReLU:
   """Trains one SAE, from its last checkpoint if the folder has one.
 
@@ -185,16 +186,17 @@ def fit(
   start, state = checkpointer.restore_latest(state) or (0, state)
   curve = writer.CurveWriter(folder, first_step=start)
   coefficients = jax.device_put(
-      objectives.Coefficients(
-          np.float32(run.objective.sparsity_coeff),
-          np.float32(run.objective.bandwidth),
-      )
+    objectives.Coefficients(
+      np.float32(run.objective.sparsity_coeff),
+      np.float32(run.objective.bandwidth),
+    ),
+    sharding.replicated(mesh),
   )
   label = f'train {run.objective.sparsity_coeff:g}'
   pending = []
   with (
-      progress.track(label, run.train.steps, 'steps', start) as bar,
-      jax.transfer_guard('disallow'),
+    progress.track(label, run.train.steps, 'steps', start) as bar,
+    jax.transfer_guard('disallow'),
   ):
     for step in range(start, run.train.steps):
       x_BD = jax.device_put(batches[step], sharding.of_batch(mesh))
@@ -215,7 +217,7 @@ def fit(
 
 
 def l0_is_settled(
-    curve: list[dict[str, float]], steps: int, tolerance: float = 0.05
+  curve: list[dict[str, float]], steps: int, tolerance: float = 0.05
 ) -> bool:
   """True if L0 moved by less than 5% over the last fifth of training.
 
@@ -242,13 +244,13 @@ def _means(pending, step):
   """Returns the records' means as floats; one fetch from the device."""
   fetched = jax.device_get(pending)
   means = {
-      name: float(np.mean([metrics[name] for metrics in fetched]))
-      for name in fetched[0]
+    name: float(np.mean([metrics[name] for metrics in fetched]))
+    for name in fetched[0]
   }
   if not np.isfinite(means['loss']):
     raise FloatingPointError(
-        f'The loss became {means["loss"]} in the {len(pending)} steps before '
-        f'step {step}; the last checkpoint is from before. Lower '
-        'config.optimizer.learning_rate or look at the data.'
+      f'The loss became {means["loss"]} in the {len(pending)} steps before '
+      f'step {step}; the last checkpoint is from before. Lower '
+      'config.optimizer.learning_rate or look at the data.'
     )
   return means

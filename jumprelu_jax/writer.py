@@ -23,9 +23,10 @@ class CurveWriter:
     self._path.write_text(''.join(json.dumps(r) + '\n' for r in kept))
     self._file = self._path.open('a')
     self._tensorboard = tensorboardX.SummaryWriter(
-        str(pathlib.Path(folder) / 'tensorboard'),
-        purge_step=first_step + 1,
-        write_to_disk=True,
+      str(pathlib.Path(folder) / 'tensorboard'),
+      purge_step=first_step + 1,
+      filename_suffix=f'.from_step_{first_step}',
+      write_to_disk=True,
     )
 
   def write(self, step: int, scalars: Mapping[str, float]) -> None:

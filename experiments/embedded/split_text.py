@@ -17,13 +17,14 @@ import pathlib
 
 from absl import app
 from absl import flags
+
 from jumprelu_jax import embedded
 
 _SOURCE = flags.DEFINE_list(
-    'source', None, 'JSON-lines files of text.', required=True
+  'source', None, 'JSON-lines files of text.', required=True
 )
 _LM_TEXT = flags.DEFINE_string(
-    'lm_text', None, 'Written: what the LM trains on (.jsonl.gz).', required=True
+  'lm_text', None, 'Written: what the LM trains on (.jsonl.gz).', required=True
 )
 
 HELDOUT_EVERY = 50
@@ -34,9 +35,9 @@ def split(documents):
   """Returns (train, heldout): one document in HELDOUT_EVERY is held out."""
   heldout = documents[HELDOUT_EVERY // 2 :: HELDOUT_EVERY]
   train = [
-      document
-      for i, document in enumerate(documents)
-      if i % HELDOUT_EVERY != HELDOUT_EVERY // 2
+    document
+    for i, document in enumerate(documents)
+    if i % HELDOUT_EVERY != HELDOUT_EVERY // 2
   ]
   return train, heldout
 
@@ -44,9 +45,9 @@ def split(documents):
 def interleave(lists):
   """Deals several lists out evenly, so that any prefix mixes all of them."""
   position = [
-      ((i + 0.5) / len(items), k, item)
-      for k, items in enumerate(lists)
-      for i, item in enumerate(items)
+    ((i + 0.5) / len(items), k, item)
+    for k, items in enumerate(lists)
+    for i, item in enumerate(items)
   ]
   return [item for _, _, item in sorted(position, key=lambda p: p[:2])]
 

@@ -31,33 +31,33 @@ from jumprelu_jax.lm import huggingface
 from jumprelu_jax.lm import loss as lm_loss
 
 _LM_TEXT = flags.DEFINE_string(
-    'lm_text', str(embedded.HARVEST_TEXT), 'JSON-lines file to train on.'
+  'lm_text', str(embedded.HARVEST_TEXT), 'JSON-lines file to train on.'
 )
 _WORKDIR = flags.DEFINE_string(
-    'workdir', None, 'Tokens and checkpoints.', required=True
+  'workdir', None, 'Tokens and checkpoints.', required=True
 )
 _OUT = flags.DEFINE_string('out', str(embedded.LM), 'Folder to write.')
 _STEPS = flags.DEFINE_integer('steps', 3000, 'Optimizer steps.')
 _ROWS = flags.DEFINE_integer('rows', 32, 'Sequences in a step.')
 _LR = flags.DEFINE_float('lr', 0.02, "Muon's peak learning rate.")
 _ADAM_LR = flags.DEFINE_float(
-    'adam_lr', 0.004, 'Peak learning rate of embedding and norms.'
+  'adam_lr', 0.004, 'Peak learning rate of embedding and norms.'
 )
 _SEED = flags.DEFINE_integer('seed', 0, 'Seeds parameters and data order.')
 
 VOCAB_SIZE = 4096
 CONTEXT = 128
 CONFIG = gemma2.Gemma2Config(
-    vocab_size=VOCAB_SIZE,
-    hidden_size=128,
-    intermediate_size=512,
-    num_hidden_layers=4,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=32,
-    max_position_embeddings=CONTEXT,
-    sliding_window=64,
-    query_pre_attn_scalar=32.0,
+  vocab_size=VOCAB_SIZE,
+  hidden_size=128,
+  intermediate_size=512,
+  num_hidden_layers=4,
+  num_attention_heads=4,
+  num_key_value_heads=2,
+  head_dim=32,
+  max_position_embeddings=CONTEXT,
+  sliding_window=64,
+  query_pre_attn_scalar=32.0,
 )
 STEPS_PER_CHECKPOINT = 200
 WARMUP_STEPS = 60
@@ -72,21 +72,23 @@ class State:
 def train_tokenizer(documents):
   """Returns a byte-level BPE tokenizer; digits are pieces of their own."""
   tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
-  tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([
+  tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
+    [
       tokenizers.pre_tokenizers.Digits(individual_digits=True),
       tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False),
-  ])
+    ]
+  )
   tokenizer.decoder = tokenizers.decoders.ByteLevel()
   special = ['<pad>', '<eos>', '<bos>']  # ids 0, 1, 2 as in Gemma
   trainer = tokenizers.trainers.BpeTrainer(
-      vocab_size=VOCAB_SIZE,
-      special_tokens=special,
-      initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-      show_progress=False,
+    vocab_size=VOCAB_SIZE,
+    special_tokens=special,
+    initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+    show_progress=False,
   )
   tokenizer.train_from_iterator(documents, trainer)
   tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
-      single='<bos> $A', special_tokens=[('<bos>', CONFIG.bos_token_id)]
+    single='<bos> $A', special_tokens=[('<bos>', CONFIG.bos_token_id)]
   )
   return tokenizer
 
@@ -100,10 +102,10 @@ def prepare(workdir):
     tokenizer = train_tokenizer(documents)
     tokenizer.save(str(tokenizer_path))
     tokens_NL = text.pack(
-        text.encode(documents, tokenizer),
-        CONTEXT,
-        bos_id=CONFIG.bos_token_id,
-        pad_id=CONFIG.pad_token_id,
+      text.encode(documents, tokenizer),
+      CONTEXT,
+      bos_id=CONFIG.bos_token_id,
+      pad_id=CONFIG.pad_token_id,
     )
     np.save(workdir / 'tmp.npy', tokens_NL)
     os.replace(workdir / 'tmp.npy', tokens_path)
@@ -116,7 +118,7 @@ def make_optimizer(steps):
 
   def schedule(peak):
     return optax.warmup_cosine_decay_schedule(
-        0.0, peak, WARMUP_STEPS, steps, end_value=0.05 * peak
+      0.0, peak, WARMUP_STEPS, steps, end_value=0.05 * peak
     )
 
   def muon_dimensions(params):
@@ -125,13 +127,13 @@ def make_optimizer(steps):
     return dimensions.replace(embed_VD=None)
 
   return optax.chain(
-      optax.clip_by_global_norm(1.0),
-      optax.contrib.muon(
-          schedule(_LR.value),
-          adam_learning_rate=schedule(_ADAM_LR.value),
-          adam_b2=0.99,
-          muon_weight_dimension_numbers=muon_dimensions,
-      ),
+    optax.clip_by_global_norm(1.0),
+    optax.contrib.muon(
+      schedule(_LR.value),
+      adam_learning_rate=schedule(_ADAM_LR.value),
+      adam_b2=0.99,
+      muon_weight_dimension_numbers=muon_dimensions,
+    ),
   )
 
 
@@ -147,7 +149,7 @@ def mean_loss(model, tokens_BL):
   """Mean next-token loss in nats over the predictions that count."""
   special = lm_loss.special_ids(model.config)
   loss_BL, counts_BL = lm_loss.next_token_loss(
-      gemma2.logits(model, tokens_BL), tokens_BL, special
+    gemma2.logits(model, tokens_BL), tokens_BL, special
   )
   return jnp.sum(loss_BL * counts_BL) / jnp.sum(counts_BL)
 
@@ -163,32 +165,70 @@ def heldout_loss(model, tokenizer):
   """Returns (nats per token, bits per character, tokens) on held-out text."""
   documents = list(text.read_documents(embedded.HELDOUT_TEXT))
   tokens_NL = text.pack(
-      text.encode(documents, tokenizer),
-      CONTEXT,
-      bos_id=CONFIG.bos_token_id,
-      pad_id=CONFIG.pad_token_id,
+    text.encode(documents, tokenizer),
+    CONTEXT,
+    bos_id=CONFIG.bos_token_id,
+    pad_id=CONFIG.pad_token_id,
   )
   special = lm_loss.special_ids(CONFIG)
 
   @jax.jit
   def sums(model, tokens_BL):
     loss_BL, counts_BL = lm_loss.next_token_loss(
-        gemma2.logits(model, tokens_BL), tokens_BL, special
+      gemma2.logits(model, tokens_BL), tokens_BL, special
     )
     return jnp.sum(loss_BL * counts_BL), jnp.sum(counts_BL)
 
   total, count = np.sum(
-      [
-          np.asarray(sums(model, tokens_NL[i : i + 32]), np.float64)
-          for i in range(0, len(tokens_NL), 32)
-      ],
-      axis=0,
+    [
+      np.asarray(sums(model, tokens_NL[i : i + 32]), np.float64)
+      for i in range(0, len(tokens_NL), 32)
+    ],
+    axis=0,
   )
   characters = sum(map(len, documents))
   tokens = text.is_text(tokens_NL, special).sum()
   nats = total / count
   bits_per_character = nats * tokens / characters / np.log(2)
   return float(nats), float(bits_per_character), int(tokens)
+
+
+def model_card(result):
+  """Returns the model card that is shipped beside the weights."""
+  return f"""# The embedded language model
+
+A small language model with Gemma 2's architecture, made for `jumprelu_jax` so
+that its default job needs no download. It knows the English of its training
+text and nothing else; it is a subject for experiments, not a source of text.
+
+| | |
+| --- | --- |
+| architecture | Gemma 2: {CONFIG.num_hidden_layers} layers, d_model \
+{CONFIG.hidden_size}, {CONFIG.num_attention_heads} heads of \
+{CONFIG.head_dim} ({CONFIG.num_key_value_heads} key/value heads), MLP width \
+{CONFIG.intermediate_size}, context {CONTEXT}, sliding window \
+{CONFIG.sliding_window} on even layers |
+| parameters | {result['parameters']:,}, bfloat16 |
+| tokenizer | byte-level BPE, {VOCAB_SIZE:,} pieces, digits apart; `<pad>` 0, \
+`<eos>` 1, `<bos>` 2 |
+| training text | State of the Union addresses, six novels by Jane Austen and \
+Moby-Dick, World English Bible, CIA World Factbook, Jargon File: public domain \
+or CC0; {result['training_tokens']:,} tokens |
+| training | {result['steps']:,} steps of {_ROWS.value} sequences of {CONTEXT}: \
+{result['tokens_seen']:,} tokens seen; Muon for the blocks' matrices (peak \
+{_LR.value:g}), Adam for embedding and norms (peak {_ADAM_LR.value:g}), cosine \
+decay, float32, seed {_SEED.value} |
+| held out | one document in 50 of each source, \
+{result['heldout_tokens']:,} tokens, never trained on |
+| held-out loss | {result['heldout_nats_per_token']:.3f} nats/token, \
+{result['heldout_bits_per_character']:.3f} bits/character (these weights, \
+float32 arithmetic) |
+
+Made by `experiments/embedded/split_text.py` and
+`experiments/embedded/train_lm.py`; the text that is shipped beside the model
+(`../text`) is every second training document, to harvest activations from, and
+all held-out ones, to evaluate on.
+"""
 
 
 def main(argv):
@@ -221,13 +261,15 @@ def main(argv):
   huggingface.save(state.model, tokenizer, _OUT.value)
   nats, bits, tokens = heldout_loss(huggingface.load(_OUT.value), tokenizer)
   result = {
-      'steps': _STEPS.value,
-      'tokens_seen': _STEPS.value * _ROWS.value * CONTEXT,
-      'training_tokens': int(tokens_NL.size),
-      'heldout_tokens': tokens,
-      'heldout_nats_per_token': round(nats, 4),
-      'heldout_bits_per_character': round(bits, 4),
+    'parameters': sum(p.size for p in jax.tree.leaves(state.model)),
+    'steps': _STEPS.value,
+    'tokens_seen': _STEPS.value * _ROWS.value * CONTEXT,
+    'training_tokens': int(tokens_NL.size),
+    'heldout_tokens': tokens,
+    'heldout_nats_per_token': round(nats, 4),
+    'heldout_bits_per_character': round(bits, 4),
   }
+  pathlib.Path(_OUT.value, 'README.md').write_text(model_card(result))
   print(json.dumps(result))
   (workdir / 'result.json').write_text(json.dumps(result) + '\n')
 

@@ -106,7 +106,7 @@ def init(config: Gemma2Config, key: jax.Array) -> Gemma2:
 
 
 def residual(
-    model: Gemma2, tokens_BL: jax.Array, hook: sites.Hook = sites.no_hook
+  model: Gemma2, tokens_BL: jax.Array, hook: sites.Hook = sites.no_hook
 ) -> jax.Array:
   """Returns the last block's residual stream [B, L, D], before the final norm.
 
@@ -126,7 +126,7 @@ def residual(
 
 
 def logits(
-    model: Gemma2, tokens_BL: jax.Array, hook: sites.Hook = sites.no_hook
+  model: Gemma2, tokens_BL: jax.Array, hook: sites.Hook = sites.no_hook
 ) -> jax.Array:
   """Returns next-token logits [B, L, V] in float32; arguments as `residual`."""
   config = model.config
@@ -165,9 +165,9 @@ def _attention(config, layer, block, h_BLD, rope_LK):
   """Grouped-query attention; returns the heads' outputs, concatenated."""
   B, L, _ = h_BLD.shape
   H, G, K = (
-      config.num_attention_heads,
-      config.num_key_value_heads,
-      config.head_dim,
+    config.num_attention_heads,
+    config.num_key_value_heads,
+    config.head_dim,
   )
   q_BLHK = _rotate((h_BLD @ block.W_q_DP).reshape(B, L, H, K), rope_LK)
   k_BLGK = _rotate((h_BLD @ block.W_k_DQ).reshape(B, L, G, K), rope_LK)
@@ -197,7 +197,7 @@ def _rms_norm(x_BLD, weight_D, eps):
 
 
 def _soft_cap(x, cap):
-  """cap * tanh(x / cap); the identity where the model has no cap."""
+  """Cap * tanh(x / cap); the identity where the model has no cap."""
   return x if cap is None else cap * jnp.tanh(x / cap)
 
 
@@ -211,8 +211,7 @@ def _rotary_angles(config, length):
 def _rotate(x_BLHK, angle_LK):
   """Rotates the pairs (i, i + K / 2) of every head by their angles."""
   cos, sin = (
-      f(angle_LK)[None, :, None].astype(x_BLHK.dtype)
-      for f in (jnp.cos, jnp.sin)
+    f(angle_LK)[None, :, None].astype(x_BLHK.dtype) for f in (jnp.cos, jnp.sin)
   )
   a, b = jnp.split(x_BLHK, 2, axis=-1)
   return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)

@@ -24,17 +24,17 @@ from jumprelu_jax.lm import gemma2
 # Our field of a block → Hugging Face's name and whether it is transposed
 # (torch's Linear stores [out, in], we store [in, out]).
 _BLOCK_NAMES = {
-    'pre_attn_norm_D': ('input_layernorm', False),
-    'W_q_DP': ('self_attn.q_proj', True),
-    'W_k_DQ': ('self_attn.k_proj', True),
-    'W_v_DQ': ('self_attn.v_proj', True),
-    'W_o_PD': ('self_attn.o_proj', True),
-    'post_attn_norm_D': ('post_attention_layernorm', False),
-    'pre_mlp_norm_D': ('pre_feedforward_layernorm', False),
-    'W_gate_DF': ('mlp.gate_proj', True),
-    'W_up_DF': ('mlp.up_proj', True),
-    'W_down_FD': ('mlp.down_proj', True),
-    'post_mlp_norm_D': ('post_feedforward_layernorm', False),
+  'pre_attn_norm_D': ('input_layernorm', False),
+  'W_q_DP': ('self_attn.q_proj', True),
+  'W_k_DQ': ('self_attn.k_proj', True),
+  'W_v_DQ': ('self_attn.v_proj', True),
+  'W_o_PD': ('self_attn.o_proj', True),
+  'post_attn_norm_D': ('post_attention_layernorm', False),
+  'pre_mlp_norm_D': ('pre_feedforward_layernorm', False),
+  'W_gate_DF': ('mlp.gate_proj', True),
+  'W_up_DF': ('mlp.up_proj', True),
+  'W_down_FD': ('mlp.down_proj', True),
+  'post_mlp_norm_D': ('post_feedforward_layernorm', False),
 }
 _EMBED = 'model.embed_tokens.weight'
 _FINAL_NORM = 'model.norm.weight'
@@ -44,8 +44,8 @@ def load_config(folder: str | os.PathLike) -> gemma2.Gemma2Config:
   """Reads config.json of a Gemma 2 folder.
 
   Raises:
-    errors.InputError: the folder or a file is missing or unreadable, or the model is
-      not one that `gemma2` computes exactly.
+    errors.InputError: the folder or a file is missing or unreadable, or the
+      model is not one that `gemma2` computes exactly.
   """
   raw = _load_json(pathlib.Path(folder), 'config.json')
   where = f'{folder}/config.json'
@@ -53,8 +53,8 @@ def load_config(folder: str | os.PathLike) -> gemma2.Gemma2Config:
   activation = raw.get('hidden_activation') or raw.get('hidden_act')
   if activation != 'gelu_pytorch_tanh':
     raise errors.InputError(
-        f'{where}: activation {activation!r} is not supported; expected '
-        "'gelu_pytorch_tanh'."
+      f'{where}: activation {activation!r} is not supported; expected '
+      "'gelu_pytorch_tanh'."
     )
   _require(raw, where, 'attention_bias', False, absent_ok=True)
   _require(raw, where, 'tie_word_embeddings', True, absent_ok=True)
@@ -64,11 +64,11 @@ def load_config(folder: str | os.PathLike) -> gemma2.Gemma2Config:
   rope_type = rope.get('rope_type', rope.get('type', 'default'))
   if rope_type != 'default':
     raise errors.InputError(
-        f"{where}: RoPE type {rope_type!r} is not supported; expected 'default'."
+      f"{where}: RoPE type {rope_type!r} is not supported; expected 'default'."
     )
   values = dict(raw)
   values['rope_theta'] = rope.get(
-      'rope_theta', raw.get('rope_theta', gemma2.Gemma2Config.rope_theta)
+    'rope_theta', raw.get('rope_theta', gemma2.Gemma2Config.rope_theta)
   )
   fields = dataclasses.fields(gemma2.Gemma2Config)
   required = {f.name for f in fields if f.default is dataclasses.MISSING}
@@ -76,11 +76,11 @@ def load_config(folder: str | os.PathLike) -> gemma2.Gemma2Config:
   if missing:
     raise errors.InputError(f'{where} lacks {", ".join(missing)}.')
   config = gemma2.Gemma2Config(
-      **{f.name: values[f.name] for f in fields if f.name in values}
+    **{f.name: values[f.name] for f in fields if f.name in values}
   )
   layer_types = [
-      'sliding_attention' if config.is_sliding(layer) else 'full_attention'
-      for layer in range(config.num_hidden_layers)
+    'sliding_attention' if config.is_sliding(layer) else 'full_attention'
+    for layer in range(config.num_hidden_layers)
   ]
   _require(raw, where, 'layer_types', layer_types, absent_ok=True)
   return config
@@ -98,26 +98,26 @@ def load_tokenizer(folder: str | os.PathLike) -> tokenizers.Tokenizer:
 
 
 def check_weights(
-    folder: str | os.PathLike, config: gemma2.Gemma2Config
+  folder: str | os.PathLike, config: gemma2.Gemma2Config
 ) -> None:
   """Raises InputError unless the header lists each tensor in its shape."""
-  expected = {
-      name: shape for _, name, shape, _ in _tensors(abstract(config))
-  }
+  expected = {name: shape for _, name, shape, _ in _tensors(abstract(config))}
   with _open_weights(folder) as file:
     for name, shape in expected.items():
-      if name not in file.keys():
-        raise errors.InputError(f'{folder}/model.safetensors lacks tensor {name}.')
+      if name not in file:
+        raise errors.InputError(
+          f'{folder}/model.safetensors lacks tensor {name}.'
+        )
       got = tuple(file.get_slice(name).get_shape())
       if got != shape:
         raise errors.InputError(
-            f'{folder}/model.safetensors: {name} has shape {got}, expected '
-            f'{shape} from config.json.'
+          f'{folder}/model.safetensors: {name} has shape {got}, expected '
+          f'{shape} from config.json.'
         )
 
 
 def load(
-    folder: str | os.PathLike, dtype: jnp.dtype = jnp.float32
+  folder: str | os.PathLike, dtype: jnp.dtype = jnp.float32
 ) -> gemma2.Gemma2:
   """Reads a Gemma 2 folder into parameters of one dtype.
 
@@ -136,22 +136,22 @@ def load(
 
 
 def save(
-    model: gemma2.Gemma2,
-    tokenizer: tokenizers.Tokenizer,
-    folder: str | os.PathLike,
-    dtype: jnp.dtype = jnp.bfloat16,
+  model: gemma2.Gemma2,
+  tokenizer: tokenizers.Tokenizer,
+  folder: str | os.PathLike,
+  dtype: jnp.dtype = jnp.bfloat16,
 ) -> None:
   """Writes a folder that this module and `transformers` load."""
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
   config = dataclasses.asdict(model.config) | {
-      'architectures': ['Gemma2ForCausalLM'],
-      'model_type': 'gemma2',
-      'hidden_activation': 'gelu_pytorch_tanh',
-      'attention_bias': False,
-      'attention_dropout': 0.0,
-      'tie_word_embeddings': True,
-      'torch_dtype': jnp.dtype(dtype).name,
+    'architectures': ['Gemma2ForCausalLM'],
+    'model_type': 'gemma2',
+    'hidden_activation': 'gelu_pytorch_tanh',
+    'attention_bias': False,
+    'attention_dropout': 0.0,
+    'tie_word_embeddings': True,
+    'torch_dtype': jnp.dtype(dtype).name,
   }
   (folder / 'config.json').write_text(json.dumps(config, indent=2) + '\n')
   weights = {}
@@ -159,21 +159,21 @@ def save(
     value = np.asarray(jnp.asarray(leaf, dtype))
     weights[name] = np.ascontiguousarray(value.T if is_transposed else value)
   safetensors.numpy.save_file(
-      weights, folder / 'model.safetensors', metadata={'format': 'pt'}
+    weights, folder / 'model.safetensors', metadata={'format': 'pt'}
   )
   tokenizer.save(str(folder / 'tokenizer.json'))
   special = {
-      f'{word}_token': tokenizer.id_to_token(
-          getattr(model.config, f'{word}_token_id')
-      )
-      for word in ('bos', 'eos', 'pad')
+    f'{word}_token': tokenizer.id_to_token(
+      getattr(model.config, f'{word}_token_id')
+    )
+    for word in ('bos', 'eos', 'pad')
   }
   tokenizer_config = special | {
-      'tokenizer_class': 'PreTrainedTokenizerFast',
-      'model_max_length': model.config.max_position_embeddings,
+    'tokenizer_class': 'PreTrainedTokenizerFast',
+    'model_max_length': model.config.max_position_embeddings,
   }
   (folder / 'tokenizer_config.json').write_text(
-      json.dumps(tokenizer_config, indent=2) + '\n'
+    json.dumps(tokenizer_config, indent=2) + '\n'
   )
 
 
@@ -211,7 +211,7 @@ def _open_weights(folder):
     return safetensors.safe_open(path, framework='np')
   except (safetensors.SafetensorError, OSError) as error:
     raise errors.InputError(
-        f'{path} is damaged or truncated ({error}); get the file again.'
+      f'{path} is damaged or truncated ({error}); get the file again.'
     ) from error
 
 
@@ -219,8 +219,8 @@ def _load_json(folder, name):
   """Reads one JSON object of a model folder."""
   if not folder.is_dir():
     raise errors.InputError(
-        f'model folder {folder} does not exist; give a folder with '
-        'config.json, model.safetensors and tokenizer.json.'
+      f'model folder {folder} does not exist; give a folder with '
+      'config.json, model.safetensors and tokenizer.json.'
     )
   path = folder / name
   if not path.is_file():
@@ -237,6 +237,6 @@ def _require(raw, where, key, expected, *, absent_ok=False):
     return
   if raw.get(key) != expected:
     raise errors.InputError(
-        f'{where}: {key}={raw.get(key)!r} is not supported; expected '
-        f'{expected!r}.'
+      f'{where}: {key}={raw.get(key)!r} is not supported; expected '
+      f'{expected!r}.'
     )

@@ -14,7 +14,7 @@ def special_ids(config) -> tuple[int, ...]:
 
 
 def next_token_loss(
-    logits_BLV: jax.Array, tokens_BL: jax.Array, special: tuple[int, ...]
+  logits_BLV: jax.Array, tokens_BL: jax.Array, special: tuple[int, ...]
 ) -> tuple[jax.Array, jax.Array]:
   """Returns the cross-entropy of each next token and which ones count.
 
@@ -30,7 +30,7 @@ def next_token_loss(
   targets_BL = tokens_BL[:, 1:]
   loss_BL = jax.nn.logsumexp(logits_BLV[:, :-1], axis=-1)
   loss_BL -= jnp.take_along_axis(
-      logits_BLV[:, :-1], targets_BL[..., None], axis=-1
+    logits_BLV[:, :-1], targets_BL[..., None], axis=-1
   )[..., 0]
   is_text_BL = text.is_text(tokens_BL, special)
   counts_BL = (is_text_BL[:, :-1] & is_text_BL[:, 1:]).astype('float32')

@@ -31,8 +31,8 @@ class Site:
   def __post_init__(self):
     if self.name not in SITE_NAMES:
       raise errors.InputError(
-          f'lm.site={self.name!r} is not a site; known sites: '
-          f'{", ".join(SITE_NAMES)}.'
+        f'lm.site={self.name!r} is not a site; known sites: '
+        f'{", ".join(SITE_NAMES)}.'
       )
 
   def __str__(self):

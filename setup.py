@@ -1,0 +1,44 @@
+"""Package metadata; the settings of tools are in pyproject.toml."""
+
+import pathlib
+
+import setuptools
+
+_HERE = pathlib.Path(__file__).parent
+
+setuptools.setup(
+  name='jumprelu-jax',
+  version='0.1.0',
+  description='JumpReLU sparse autoencoders in JAX.',
+  long_description=(_HERE / 'README.md').read_text(encoding='utf-8'),
+  long_description_content_type='text/markdown',
+  license='Apache-2.0',
+  packages=setuptools.find_packages(include=['jumprelu_jax', 'jumprelu_jax.*']),
+  package_data={'jumprelu_jax.embedded': ['lm/*', 'text/*']},
+  python_requires='>=3.11',
+  # Lower bounds are the versions that the tests run with.
+  install_requires=[
+    'absl-py>=2.1',
+    'datasets>=5.2,<6',
+    'flax>=0.12.8,<0.13',
+    'jax>=0.10.2,<0.13',
+    'matplotlib>=3.10,<4',
+    'ml-collections>=1.1,<2',
+    'numpy>=2,<3',
+    'optax>=0.2.8,<0.3',
+    'orbax-checkpoint>=0.12.8,<0.13',
+    'safetensors>=0.8,<0.9',
+    'tensorboardX>=2.6.5,<3',
+    'tokenizers>=0.23,<0.24',
+    'tqdm>=4.66',
+  ],
+  extras_require={
+    # torch and transformers are oracles: nothing but tests imports them.
+    'test': [
+      'pytest>=9,<10',
+      'ruff>=0.17,<0.18',
+      'torch==2.13.0',
+      'transformers>=5.23,<6',
+    ],
+  },
+)

@@ -1,0 +1,95 @@
+"""Settings and fixtures of all tests: CPU, eight devices, strict ranks."""
+
+import jax
+
+# Before anything asks for a device.
+jax.config.update('jax_platforms', 'cpu')
+jax.config.update('jax_num_cpu_devices', 8)
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+import json  # noqa: E402
+
+from absl import flags  # noqa: E402
+import pytest  # noqa: E402
+import tokenizers  # noqa: E402
+
+from configs import quickstart  # noqa: E402
+from jumprelu_jax import config as config_lib  # noqa: E402
+from jumprelu_jax.lm import gemma2  # noqa: E402
+from jumprelu_jax.lm import huggingface  # noqa: E402
+
+if not flags.FLAGS.is_parsed():
+  flags.FLAGS.mark_as_parsed()
+
+TINY_LM = gemma2.Gemma2Config(
+  vocab_size=40,
+  hidden_size=16,
+  intermediate_size=24,
+  num_hidden_layers=2,
+  num_attention_heads=2,
+  num_key_value_heads=1,
+  head_dim=6,
+  max_position_embeddings=32,
+  sliding_window=8,
+  query_pre_attn_scalar=6.0,
+)
+
+
+@pytest.fixture(scope='session')
+def make_run():
+  """Returns a function from dotted overrides to a small RunConfig."""
+
+  def make(**values):
+    recipe = quickstart.get_config('quick').to_dict()
+    run = config_lib.RunConfig.from_config_dict(recipe)
+    return run.with_values({k.replace('__', '.'): v for k, v in values.items()})
+
+  return make
+
+
+@pytest.fixture(scope='session')
+def tiny_lm(tmp_path_factory):
+  """A model folder of a random Gemma 2 with one token for each letter."""
+  folder = tmp_path_factory.mktemp('tiny_lm')
+  words = ['<pad>', '<eos>', '<bos>', *'abcdefghijklmnopqrstuvwxyz .,!?\n']
+  tokenizer = tokenizers.Tokenizer(
+    tokenizers.models.WordLevel(
+      {word: i for i, word in enumerate(words)}, unk_token='.'
+    )
+  )
+  tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Split('', 'isolated')
+  model = gemma2.init(TINY_LM, jax.random.key(0))
+  huggingface.save(model, tokenizer, folder, dtype='float32')
+  return folder
+
+
+@pytest.fixture(scope='session')
+def tiny_text(tmp_path_factory):
+  """A JSON-lines file of forty short documents."""
+  path = tmp_path_factory.mktemp('tiny_text') / 'text.jsonl'
+  lines = [
+    json.dumps({'text': f'document {chr(97 + i % 26)} says: ' + 'abc, ' * i})
+    for i in range(40)
+  ]
+  path.write_text('\n'.join(lines) + '\n')
+  return path
+
+
+@pytest.fixture(scope='session')
+def tiny_run(make_run, tiny_lm, tiny_text):
+  """A RunConfig on the tiny model and text."""
+  return make_run(
+    lm__path=str(tiny_lm),
+    lm__layer=1,
+    text__harvest=str(tiny_text),
+    text__heldout=str(tiny_text),
+    text__context_length=16,
+    activations__sequences_per_batch=8,
+    activations__bucket_rows=1000,
+    sae__num_latents=32,
+    train__batch_size=64,
+    train__steps=40,
+    train__steps_per_log=10,
+    train__steps_per_checkpoint=20,
+    evaluation__sequences_per_batch=8,
+  )

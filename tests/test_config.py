@@ -1,0 +1,106 @@
+"""Configs: every recipe is valid; every mistake has its message."""
+
+import importlib
+import pathlib
+
+import jax
+import pytest
+
+from configs import common
+from jumprelu_jax import config as config_lib
+from jumprelu_jax import errors
+from jumprelu_jax import train
+
+RECIPES = sorted(
+  path.stem
+  for path in pathlib.Path(common.__file__).parent.glob('*.py')
+  if path.stem not in ('__init__', 'common')
+)
+
+
+def build(recipe, arg=''):
+  module = importlib.import_module(f'configs.{recipe}')
+  return config_lib.RunConfig.from_config_dict(module.get_config(arg).to_dict())
+
+
+@pytest.mark.parametrize('arg', ['', 'quick'])
+@pytest.mark.parametrize('recipe', RECIPES)
+def test_recipe_is_valid_and_traces(recipe, arg):
+  run = build(recipe, arg)
+  train.check_names(run)
+  state = jax.eval_shape(
+    lambda key: train.init_state(run, 32, key), jax.random.key(0)
+  )
+  assert state.sae.W_enc.shape == (32, run.sae.num_latents)
+
+
+def test_defaults_are_gemma_scopes():
+  c = common.gemma_scope()
+  assert (c.optimizer.learning_rate, c.optimizer.warmup_steps) == (7e-5, 1000)
+  assert (c.optimizer.beta1, c.optimizer.beta2) == (0, 0.999)
+  assert (c.objective.bandwidth, c.sae.initial_threshold) == (1e-3, 1e-3)
+  assert c.objective.sparsity_warmup_steps == 10_000
+  assert c.train.batch_size * c.train.steps == 8_000_000_000
+
+
+def test_round_trip_through_json():
+  run = build('quickstart')
+  assert config_lib.RunConfig.from_config_dict(run.to_dict()) == run
+
+
+def test_with_values_changes_and_checks():
+  run = build('quickstart')
+  assert run.with_values({'seed': 3, 'sae.num_latents': 8}).sae.num_latents == 8
+  with pytest.raises(errors.InputError, match='expected > 0'):
+    run.with_values({'objective.bandwidth': 0.0})
+
+
+@pytest.mark.parametrize(
+  ('values', 'message'),
+  [
+    ({'sae.num_latent': 8}, 'did you mean config.sae.num_latents'),
+    ({'sae.num_latents': '8'}, 'has type str; expected int'),
+    ({'sae.num_latents': 8.0}, 'has type float; expected int'),
+    ({'seed': True}, 'has type bool; expected int'),
+    ({'sae': 3}, 'expected a group of keys'),
+    ({'sae.num_latents': 0}, 'expected >= 1'),
+    ({'objective.bandwidth': float('nan')}, 'expected > 0'),
+    ({'optimizer.learning_rate': float('inf')}, 'expected > 0'),
+    ({'optimizer.decay_fraction': 1.5}, '<= 1'),
+    ({'sae.compute_dtype': 'float16'}, 'float32, bfloat16'),
+    ({'sweep.sparsity_coeffs': ()}, 'at least one'),
+    ({'sweep.sparsity_coeffs': (1.0, 1.0)}, 'none twice'),
+    ({'sweep.sparsity_coeffs': (-1.0,)}, 'numbers >= 0'),
+    ({'sweep.sparsity_coeffs': 1.0}, 'expected several floats'),
+    ({'train.steps_per_checkpoint': 30}, 'not a multiple'),
+    ({'optimizer.warmup_steps': 2000}, 'shorten the warm-up'),
+    ({'objective.sparsity_warmup_steps': 2000}, 'shorten the warm-up'),
+    ({'activations.bucket_rows': 1000}, 'make it larger'),
+    (
+      {'train.batch_size': 1000, 'mesh.data': 6},
+      'use a multiple of 6, e.g. 1002',
+    ),
+    ({'mesh.latent': 3}, 'use a multiple of 3, e.g. 1026'),
+  ],
+  ids=str,
+)
+def test_bad_values_are_refused(values, message):
+  with pytest.raises(errors.InputError, match=message):
+    build('quickstart').with_values(values)
+
+
+def test_missing_keys_are_named():
+  raw = build('quickstart').to_dict()
+  del raw['lm'], raw['sae']['num_latents']
+  with pytest.raises(errors.InputError, match='missing config keys: config.lm'):
+    config_lib.RunConfig.from_config_dict(raw)
+
+
+@pytest.mark.parametrize('key', ['architecture', 'kernel', 'name'])
+def test_unknown_names_list_the_known_ones(key):
+  group = 'sae' if key == 'architecture' else 'objective'
+  run = build('quickstart').with_values({f'{group}.{key}': 'nonsense'})
+  with pytest.raises(
+    errors.InputError, match=f'{group}.{key}.*expected one of'
+  ):
+    train.check_names(run)

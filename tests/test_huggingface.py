@@ -1,0 +1,277 @@
+"""Model folders: what is saved loads, here and in transformers."""
+
+import json
+import pathlib
+
+import jax
+from jax import numpy as jnp
+from jumprelu_jax.lm import gemma2
+from jumprelu_jax.lm import huggingface
+import numpy as np
+import pytest
+import safetensors.numpy
+import tokenizers
+
+WORDS = ['<pad>', '<eos>', '<bos>', 'cat', 'dog', 'eats', 'sleeps']
+CONFIG = gemma2.Gemma2Config(
+    vocab_size=len(WORDS),
+    hidden_size=12,
+    intermediate_size=10,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=4,
+    max_position_embeddings=16,
+    sliding_window=3,
+    query_pre_attn_scalar=3,
+    rope_theta=100.0,
+    rms_norm_eps=1e-2,
+    attn_logit_softcapping=2.0,
+    final_logit_softcapping=3.0,
+)
+TOKENS_BL = np.asarray([[2, 3, 5, 4, 6, 3, 4, 5]])
+
+
+@pytest.fixture
+def model():
+  """A random model, its gains too: zeros look alike."""
+  model = gemma2.init(CONFIG, jax.random.key(0))
+  leaves, treedef = jax.tree.flatten(model)
+  keys = jax.random.split(jax.random.key(1), len(leaves))
+  return treedef.unflatten(
+      x + 0.5 * jax.random.normal(key, x.shape)
+      for x, key in zip(leaves, keys, strict=True)
+  )
+
+
+@pytest.fixture
+def tokenizer():
+  vocab = {word: i for i, word in enumerate(WORDS)}
+  tokenizer = tokenizers.Tokenizer(
+      tokenizers.models.WordLevel(vocab, unk_token='<pad>')
+  )
+  tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+  tokenizer.add_special_tokens(WORDS[:3])
+  return tokenizer
+
+
+@pytest.fixture
+def folder(model, tokenizer, tmp_path):
+  huggingface.save(model, tokenizer, tmp_path / 'lm', dtype=jnp.float32)
+  return tmp_path / 'lm'
+
+
+def load_all(folder):
+  """Reads everything that a folder holds."""
+  return huggingface.load(folder), huggingface.load_tokenizer(folder)
+
+
+def change_config(folder, changes, without=()):
+  path = folder / 'config.json'
+  raw = json.loads(path.read_text()) | changes
+  for key in without:
+    del raw[key]
+  path.write_text(json.dumps(raw))
+
+
+def change_weights(folder, change):
+  path = folder / 'model.safetensors'
+  weights = safetensors.numpy.load_file(path)
+  change(weights)
+  safetensors.numpy.save_file(weights, path)
+
+
+def truncate(folder, keep):
+  path = folder / 'model.safetensors'
+  blob = path.read_bytes()
+  path.write_bytes(blob[: int(keep * len(blob))])
+
+
+def assert_trees_equal(got, want):
+  assert jax.tree.structure(got) == jax.tree.structure(want)  # config too
+  for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+    assert x.dtype == y.dtype
+    np.testing.assert_array_equal(x.astype('float32'), y.astype('float32'))
+
+
+def test_float32_folder_loads_bit_for_bit(folder, model, tokenizer):
+  got_model, got_tokenizer = load_all(folder)
+  assert_trees_equal(got_model, model)
+  assert got_tokenizer.to_str() == tokenizer.to_str()
+
+
+def test_folder_is_saved_in_bfloat16_unless_told(model, tokenizer, tmp_path):
+  huggingface.save(model, tokenizer, tmp_path)
+  rounded = jax.tree.map(lambda x: x.astype('bfloat16'), model)
+  assert_trees_equal(huggingface.load(tmp_path, jnp.bfloat16), rounded)
+  widened = jax.tree.map(lambda x: x.astype('float32'), rounded)
+  assert_trees_equal(huggingface.load(tmp_path), widened)
+
+
+def test_transformers_loads_our_folder_and_gives_our_logits(folder, model):
+  torch = pytest.importorskip('torch')
+  transformers = pytest.importorskip('transformers')
+  theirs, info = transformers.AutoModelForCausalLM.from_pretrained(
+      folder,
+      attn_implementation='eager',
+      dtype=torch.float32,
+      output_loading_info=True,
+  )
+  assert type(theirs).__name__ == 'Gemma2ForCausalLM'
+  assert not any(info.values()), info
+  with torch.no_grad():
+    want = theirs(torch.from_numpy(TOKENS_BL)).logits.numpy()
+  with jax.default_matmul_precision('highest'):
+    got = gemma2.logits(model, TOKENS_BL)
+  # Relative to the largest value: a small logit is a difference of large ones.
+  np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * abs(want).max())
+
+
+@pytest.mark.parametrize(
+    'name', ['AutoTokenizer', 'PreTrainedTokenizerFast'], ids=str
+)
+def test_transformers_loads_our_tokenizer(folder, name):
+  transformers = pytest.importorskip('transformers')
+  theirs = getattr(transformers, name).from_pretrained(folder)
+  assert theirs('cat eats dog').input_ids == [3, 5, 4]
+  assert theirs.decode([3, 6]) == 'cat sleeps'
+  special = theirs.pad_token_id, theirs.eos_token_id, theirs.bos_token_id
+  assert special == (0, 1, 2)
+  assert theirs.model_max_length == CONFIG.max_position_embeddings
+
+
+@pytest.mark.parametrize(
+    'spelling',
+    [
+        {'rope_parameters': {'rope_type': 'default', 'rope_theta': 77.0}},
+        {'rope_theta': 77.0},
+        {'rope_theta': 77.0, 'rope_scaling': None},
+    ],
+    ids=['transformers_5', 'transformers_4', 'transformers_4_null_scaling'],
+)
+def test_rope_theta_is_read_in_both_spellings(folder, spelling):
+  change_config(folder, {}, without=['rope_theta'])
+  change_config(folder, spelling)
+  assert huggingface.load_config(folder).rope_theta == 77.0
+
+
+def test_rope_theta_defaults_as_in_transformers(folder):
+  change_config(folder, {}, without=['rope_theta'])
+  assert huggingface.load_config(folder).rope_theta == 10_000.0
+
+
+def test_missing_folder_is_one_clear_error(tmp_path):
+  with pytest.raises(ValueError, match='does not exist; give a folder with'):
+    huggingface.load(tmp_path / 'nowhere')
+
+
+@pytest.mark.parametrize(
+    'name', ['config.json', 'model.safetensors', 'tokenizer.json'], ids=str
+)
+def test_missing_file_is_one_clear_error(folder, name):
+  (folder / name).unlink()
+  with pytest.raises(ValueError, match=f'{name} does not exist; a model fold'):
+    load_all(folder)
+
+
+@pytest.mark.parametrize('keep', [0, 0.001, 0.3, 0.99], ids=str)
+def test_truncated_weights_are_one_clear_error(folder, keep):
+  truncate(folder, keep)
+  with pytest.raises(ValueError, match='truncated .* get the file again'):
+    huggingface.load(folder)
+
+
+@pytest.mark.parametrize(
+    'blob',
+    [b'{"model_type": "gemma2",', b'\xff\xfe\x00', b'', b'[1, 2]', b'null'],
+    ids=['cut', 'binary', 'empty', 'list', 'null'],
+)
+def test_garbage_config_is_one_clear_error(folder, blob):
+  (folder / 'config.json').write_bytes(blob)
+  with pytest.raises(ValueError, match='config.json is not '):
+    huggingface.load(folder)
+
+
+def test_garbage_tokenizer_is_one_clear_error(folder):
+  (folder / 'tokenizer.json').write_text('{"version": "1.0"}')
+  with pytest.raises(ValueError, match='tokenizer.json is not a tokenizer'):
+    huggingface.load_tokenizer(folder)
+
+
+@pytest.mark.parametrize(
+    'changes, match',
+    [
+        ({'model_type': 'llama'}, "model_type='llama'.*expected 'gemma2'"),
+        ({'hidden_activation': 'relu'}, "'relu'.*expected 'gelu_pytorch_tanh'"),
+        ({'attention_bias': True}, 'attention_bias=True.*expected False'),
+        ({'tie_word_embeddings': False}, 'embeddings=False.*expected True'),
+        (
+            {'rope_parameters': {'rope_type': 'yarn', 'rope_theta': 1e4}},
+            "RoPE type 'yarn'.*expected 'default'",
+        ),
+        (
+            {'rope_scaling': {'type': 'linear', 'factor': 2.0}},
+            "RoPE type 'linear'.*expected 'default'",
+        ),
+        (
+            {'layer_types': ['full_attention', 'full_attention']},
+            r"layer_types=.*expected \['sliding_attention', 'full_attention'\]",
+        ),
+        (
+            {'use_bidirectional_attention': True},
+            'use_bidirectional_attention=True.*expected False',
+        ),
+        ({'sliding_window': None}, 'sliding_window=None.*expected an int'),
+        ({'eos_token_id': [1, 107]}, r'eos_token_id=\[1, 107\].*an int'),
+        ({'rms_norm_eps': 'tiny'}, "rms_norm_eps='tiny'.*expected a float"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else '',
+)
+def test_unsupported_config_is_one_clear_error(folder, changes, match):
+  change_config(folder, changes)
+  with pytest.raises(ValueError, match=match):
+    huggingface.load(folder)
+
+
+@pytest.mark.parametrize(
+    'changes',
+    [
+        {'layer_types': ['sliding_attention', 'full_attention']},
+        {'use_bidirectional_attention': None},
+        {'attn_logit_softcapping': None},
+        {'query_pre_attn_scalar': 3.0},
+    ],
+    ids=lambda value: next(iter(value)),
+)
+def test_config_of_what_is_computed_loads(folder, changes):
+  change_config(folder, changes)
+  huggingface.load(folder)
+
+
+def test_missing_config_keys_are_listed(folder):
+  change_config(folder, {}, without=['head_dim', 'vocab_size'])
+  with pytest.raises(ValueError, match='lacks head_dim, vocab_size'):
+    huggingface.load(folder)
+
+
+def test_missing_tensor_is_named(folder):
+  name = 'model.layers.1.mlp.up_proj.weight'
+  change_weights(folder, lambda weights: weights.pop(name))
+  with pytest.raises(ValueError, match=f'lacks tensor {name}'):
+    huggingface.load(folder)
+
+
+def test_wrong_shape_is_named(folder):
+  def transpose(weights):
+    name = 'model.layers.0.self_attn.q_proj.weight'
+    weights[name] = np.ascontiguousarray(weights[name].T)
+
+  change_weights(folder, transpose)
+  match = r'q_proj.weight has shape \(12, 16\), expected \(16, 12\) from config'
+  with pytest.raises(ValueError, match=match):
+    huggingface.load(folder)
+
+
+def test_embedded_style_paths_may_be_strings(folder):
+  assert huggingface.load(str(folder)).config == CONFIG
+  assert isinstance(folder, pathlib.Path)

@@ -1,0 +1,142 @@
+"""The commands themselves, as separate processes."""
+
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def command(launcher, *args):
+  return [sys.executable, '-m', f'experiments.{launcher}', *map(str, args)]
+
+
+def run(launcher, *args):
+  return subprocess.run(
+    command(launcher, *args), cwd=ROOT, capture_output=True, text=True
+  )
+
+
+@pytest.fixture
+def overrides(tiny_lm, tiny_text):
+  """Flags of a small sweep on the tiny model, long enough to be killed."""
+  values = {
+    'lm.path': tiny_lm,
+    'lm.layer': 1,
+    'text.harvest': tiny_text,
+    'text.heldout': tiny_text,
+    'text.context_length': 16,
+    'sae.num_latents': 32,
+    'train.batch_size': 64,
+    'train.steps': 1500,
+    'train.steps_per_log': 50,
+    'train.steps_per_checkpoint': 100,
+    'sweep.sparsity_coeffs': '1e-3,1e-1',
+  }
+  config = ROOT / 'configs' / 'quickstart.py'
+  return [f'--config={config}:quick'] + [
+    f'--config.{key}={value}' for key, value in values.items()
+  ]
+
+
+def outcome(workdir):
+  """What a sweep found: its table's bytes and every SAE's arrays."""
+  arrays = {}
+  for path in sorted(workdir.glob('*/params.npz')):
+    with np.load(path) as file:
+      arrays |= {(path.parent.name, key): file[key] for key in file}
+  return (workdir / 'results.csv').read_bytes(), arrays
+
+
+def test_killed_sweep_ends_bit_identical(overrides, tmp_path):
+  whole, killed = tmp_path / 'whole', tmp_path / 'killed'
+  done = run('sweep', *overrides, f'--workdir={whole}')
+  assert done.returncode == 0, done.stderr
+  assert 'pareto.png' in done.stderr
+  assert 'sparsity_coeff' in done.stdout
+  assert (whole / 'pareto.png').is_file()
+  assert (whole / 'pareto.pdf').is_file()
+
+  process = subprocess.Popen(
+    command('sweep', *overrides, f'--workdir={killed}'),
+    cwd=ROOT,
+    stderr=subprocess.DEVNULL,
+    stdout=subprocess.DEVNULL,
+  )
+  curve = killed / 'jumprelu_l0_0.1' / 'metrics.jsonl'  # the second SAE's
+  deadline = time.monotonic() + 120
+  while not curve.exists() or len(curve.read_text().splitlines()) < 4:
+    assert process.poll() is None
+    assert time.monotonic() < deadline
+    time.sleep(0.005)
+  process.send_signal(signal.SIGKILL)
+  process.wait()
+  assert not (killed / 'jumprelu_l0_0.1' / 'params.npz').exists()
+  first = killed / 'jumprelu_l0_0.001' / 'params.npz'
+  written = first.stat().st_mtime_ns
+
+  done = run('sweep', *overrides, f'--workdir={killed}')
+  assert done.returncode == 0, done.stderr
+  assert first.stat().st_mtime_ns == written  # not trained again
+  assert 'train 0.001' not in done.stderr
+  (table, arrays), (want_table, want_arrays) = outcome(killed), outcome(whole)
+  assert table == want_table
+  assert arrays.keys() == want_arrays.keys()
+  assert len(arrays) == 10
+  for key, array in arrays.items():
+    np.testing.assert_array_equal(array, want_arrays[key])
+
+  # What was trained can be evaluated by itself, with the same result.
+  sae = killed / 'jumprelu_l0_0.001'
+  again = tmp_path / 'again.csv'
+  done = run('evaluate', f'--sae={sae}', f'--out={again}')
+  assert done.returncode == 0, done.stderr
+  assert again.read_text().splitlines() == table.decode().splitlines()[:2]
+
+
+@pytest.mark.parametrize(
+  ('launcher', 'extra', 'message'),
+  [
+    (
+      'sweep',
+      ['--config.sae.num_latent=3'],
+      'Did you mean "num_latents" instead of "num_latent"?',
+    ),
+    ('sweep', ['--config.sae.num_latents=many'], 'invalid literal for int'),
+    ('train', ['--config.lm.layer=7'], 'it has layers 0 to 1'),
+    ('train', ['stray'], 'are not flags'),
+    ('sweep', ['--config=configs/none.py'], 'none.py'),
+    ('sweep', ['--config=configs/quickstart.py:fast'], 'quick'),
+  ],
+  ids=['key', 'type', 'layer', 'stray', 'recipe', 'argument'],
+)
+def test_bad_input_is_one_line_and_harms_nothing(
+  overrides, tmp_path, launcher, extra, message
+):
+  workdir = tmp_path / 'run'
+  done = run(launcher, *overrides, f'--workdir={workdir}', *extra)
+  assert done.returncode == 2, done.stderr
+  (line,) = done.stderr.strip().splitlines()
+  assert line.startswith('error: ')
+  assert message in line
+  assert not workdir.exists()
+
+
+@pytest.mark.parametrize('flag', ['--config', '--workdir'])
+def test_missing_flag_is_named(overrides, tmp_path, flag):
+  args = [*overrides, f'--workdir={tmp_path / "run"}']
+  done = run('sweep', *[a for a in args if not a.startswith(flag)])
+  assert done.returncode == 2
+  assert flag.lstrip('-') in done.stderr
+  assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_evaluate_refuses_a_folder_without_an_sae(tmp_path):
+  done = run('evaluate', f'--sae={tmp_path}')
+  assert done.returncode == 2
+  assert 'config.json does not exist' in done.stderr

@@ -1,0 +1,187 @@
+"""A run from end to end: its folder, its table, and what it refuses."""
+
+import csv
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+
+from jumprelu_jax import activations
+from jumprelu_jax import config as config_lib
+from jumprelu_jax import errors
+from jumprelu_jax import export
+from jumprelu_jax import plot
+from jumprelu_jax import runs
+
+COEFFS = (1e-3, 1e-1)
+
+
+@pytest.fixture(scope='module')
+def finished(tiny_run, tmp_path_factory):
+  """(folder, rows) of a finished sweep of two."""
+  workdir = tmp_path_factory.mktemp('runs') / 'sweep'
+  runs.claim(workdir, tiny_run)
+  rows = runs.run_all(runs.prepare(tiny_run), COEFFS, workdir)
+  return workdir, rows
+
+
+def contents(folder):
+  return {
+    path.relative_to(folder): path.read_bytes()
+    for path in folder.rglob('*')
+    if path.is_file()
+  }
+
+
+def test_results_have_exactly_the_columns(finished):
+  with (finished[0] / 'results.csv').open() as file:
+    table = list(csv.DictReader(file))
+  assert ', '.join(table[0]) == (
+    'architecture, objective, sparsity_coeff, k, seed, model, site, layer, '
+    'd_model, num_latents, tokens, steps, l0, fvu, delta_lm_loss, loss_clean, '
+    'loss_spliced, loss_mean_ablated, loss_recovered, dead_fraction, '
+    'frac_over_1pct, frac_over_10pct, relative_reconstruction_bias, '
+    'l0_settled'
+  )
+  assert [row['sparsity_coeff'] for row in table] == ['0.001', '0.1']
+  assert [row['k'] for row in table] == ['', '']
+  assert [row['tokens'] for row in table] == [str(40 * 64)] * 2
+  assert {row['l0_settled'] for row in table} <= {'True', 'False'}
+  assert float(table[0]['l0']) > float(table[1]['l0'])
+
+
+def test_an_sae_folder_holds_what_it_promises(finished, tiny_run):
+  folder = finished[0] / 'jumprelu_l0_0.001'
+  names = {path.name for path in folder.iterdir()}
+  assert names == {
+      'config.json', 'params.npz', 'evaluation.json', 'metrics.jsonl',
+      'tensorboard', 'checkpoints',
+  }  # fmt: skip
+  assert list((folder / 'tensorboard').iterdir())
+  run = runs.load_run(folder)
+  assert run == tiny_run.with_values({'objective.sparsity_coeff': 1e-3})
+
+
+def test_released_sae_takes_raw_activations(finished, tiny_run):
+  workdir, rows = finished
+  store = activations.Store(workdir / 'activations')
+  sae = export.load_npz(workdir / 'jumprelu_l0_0.001' / 'params.npz')
+  raw_BD = np.array(store.shard(0))
+  l0 = float(np.mean(np.sum(sae.encode(raw_BD) > 0, axis=-1)))
+  # The held-out text is the harvested one here, so L0 must be nearly the same.
+  np.testing.assert_allclose(l0, rows[0]['l0'], rtol=0.05)
+
+
+def test_finished_work_is_not_done_again(finished, tiny_run, monkeypatch):
+  workdir, _ = finished
+  before = contents(workdir)
+
+  def fail(*args, **kwargs):
+    raise AssertionError('this was finished')
+
+  for module, name in (
+    (runs.train, 'fit'),
+    (runs.activations, 'harvest'),
+    (runs.evaluation, 'evaluate'),
+  ):
+    monkeypatch.setattr(module, name, fail)
+  runs.claim(workdir, tiny_run)
+  runs.run_all(runs.prepare(tiny_run), COEFFS, workdir)
+  assert contents(workdir) == before
+
+
+def test_evaluating_again_gives_the_same_row(finished):
+  workdir, rows = finished
+  folder = workdir / 'jumprelu_l0_0.1'
+  run = runs.load_run(folder)
+  again = runs.evaluate_folder(folder, run, runs.prepare(run))
+  assert again == rows[1]
+
+
+def test_workdir_with_another_config_is_left_alone(finished, tiny_run):
+  workdir, _ = finished
+  before = contents(workdir)
+  other = tiny_run.with_values({'sae.num_latents': 64})
+  with pytest.raises(
+    errors.InputError, match='sae.num_latents: 32 there, 64 now'
+  ):
+    runs.claim(workdir, other)
+  assert contents(workdir) == before
+
+
+def test_a_run_may_continue_on_another_mesh(finished, tiny_run):
+  runs.claim(finished[0], tiny_run.with_values({'mesh.data': 2}))
+
+
+def test_workdir_that_holds_something_else_is_refused(tmp_path, tiny_run):
+  (tmp_path / 'thesis.tex').write_text('precious')
+  with pytest.raises(errors.InputError, match='holds no run'):
+    runs.claim(tmp_path, tiny_run)
+  assert [p.name for p in tmp_path.iterdir()] == ['thesis.tex']
+
+
+@pytest.mark.parametrize(
+  ('values', 'message'),
+  [
+    ({'lm.site': 'resid_pots'}, 'resid_post, mlp_out, attn_z'),
+    ({'lm.layer': 2}, 'it has layers 0 to 1'),
+    ({'lm.path': 'no/such/folder'}, 'no/such/folder does not exist'),
+    ({'text.harvest': 'no/such/text.jsonl'}, 'give a .jsonl file'),
+    ({'text.context_length': 33}, 'longer than the 32 positions'),
+    ({'activations.sequences': 2}, 'harvest from more sequences'),
+    ({'mesh.data': 64}, 'needs 64 devices, but there are 8'),
+    ({'sae.architecture': 'topk'}, 'is not known; expected one of jumprelu'),
+  ],
+  ids=str,
+)
+def test_input_that_does_not_fit_is_refused(tiny_run, values, message):
+  with pytest.raises(errors.InputError, match=message):
+    runs.prepare(tiny_run.with_values(values))
+
+
+def test_empty_heldout_text_is_refused(tiny_run, tmp_path):
+  empty = tmp_path / 'empty.jsonl'
+  empty.write_text('')
+  run = tiny_run.with_values({'text.heldout': str(empty)})
+  with pytest.raises(errors.InputError, match='empty; give one with documents'):
+    runs.prepare(run)
+
+
+def test_truncated_model_is_refused(tiny_run, tiny_lm, tmp_path):
+  shutil.copytree(tiny_lm, tmp_path / 'lm')
+  weights = tmp_path / 'lm' / 'model.safetensors'
+  weights.write_bytes(weights.read_bytes()[:-100])
+  run = tiny_run.with_values({'lm.path': str(tmp_path / 'lm')})
+  with pytest.raises(errors.InputError, match='damaged or truncated'):
+    runs.prepare(run)
+
+
+def test_sae_for_another_site_is_refused(finished, tmp_path):
+  folder = tmp_path / 'sae'
+  shutil.copytree(finished[0] / 'jumprelu_l0_0.1', folder)
+  run = runs.load_run(folder).with_values({'lm.site': 'attn_z'})
+  with pytest.raises(errors.InputError, match='size 16, but attn_z.*size 12'):
+    runs.evaluate_folder(folder, run, runs.prepare(run))
+
+
+def test_load_run_refuses_what_is_no_run(tmp_path):
+  with pytest.raises(errors.InputError, match='folder that a run has written'):
+    runs.load_run(tmp_path)
+  (tmp_path / 'config.json').write_text('{')
+  with pytest.raises(errors.InputError, match='is not JSON'):
+    runs.load_run(tmp_path)
+
+
+def test_pareto_plot_is_drawn(finished, tmp_path):
+  _, rows = finished
+  plot.pareto(rows, tmp_path)
+  assert (tmp_path / 'pareto.png').read_bytes().startswith(b'\x89PNG')
+  assert (tmp_path / 'pareto.pdf').read_bytes().startswith(b'%PDF')
+
+
+def test_json_of_a_run_is_its_resolved_config(finished, tiny_run):
+  raw = json.loads((finished[0] / 'config.json').read_text())
+  assert config_lib.RunConfig.from_config_dict(raw) == tiny_run
+  assert isinstance(finished[0], pathlib.Path)

@@ -1,0 +1,221 @@
+"""The training step and loop: meshes, resume, recovery of a dictionary."""
+
+import jax
+from jax import numpy as jnp
+from jax.sharding import PartitionSpec as P
+import numpy as np
+import pytest
+
+from jumprelu_jax import objectives
+from jumprelu_jax import sharding
+from jumprelu_jax import train
+from jumprelu_jax import writer
+
+MESHES = [(1, 1), (8, 1), (1, 8), (2, 4)]
+D_MODEL = 16
+
+
+class PlantedBatches:
+  """Sparse sums of planted unit directions, at unit mean squared norm."""
+
+  def __init__(self, batch_size, d_model=D_MODEL, latents=24, active=2, seed=0):
+    rng = np.random.default_rng(seed)
+    directions = rng.normal(size=(latents, d_model))
+    self.directions_MD = directions / np.linalg.norm(
+      directions, axis=1, keepdims=True
+    )
+    self._batch_size, self._rate = batch_size, active / latents
+
+  def __getitem__(self, step):
+    rng = np.random.default_rng([1, step])
+    shape = (self._batch_size, len(self.directions_MD))
+    f = rng.uniform(0.5, 1.5, shape) * (rng.random(shape) < self._rate)
+    x = f @ self.directions_MD
+    return (x / np.sqrt(self._rate * shape[1] * 1.083)).astype('float32')
+
+
+@pytest.fixture(scope='module')
+def planted_run(make_run):
+  return make_run(
+    sae__num_latents=48,
+    sae__initial_threshold=0.1,
+    objective__sparsity_coeff=0.02,
+    objective__bandwidth=0.05,
+    train__batch_size=64,
+    train__steps=8,
+    train__steps_per_log=2,
+    train__steps_per_checkpoint=4,
+    objective__sparsity_warmup_steps=0,
+    optimizer__warmup_steps=2,
+  )
+
+
+def run_steps(run, mesh_shape, steps):
+  """Returns (losses, final state) of some steps on a mesh."""
+  mesh = sharding.make_mesh(*mesh_shape)
+  init, step_fn = train.compile_for(run, D_MODEL, mesh)
+  state = init(jax.random.key(0))
+  batches = PlantedBatches(run.train.batch_size)
+  coefficients = objectives.Coefficients(
+    run.objective.sparsity_coeff, run.objective.bandwidth
+  )
+  losses = []
+  for step in range(steps):
+    x_BD = jax.device_put(batches[step], sharding.of_batch(mesh))
+    state, metrics = step_fn(state, x_BD, coefficients)
+    losses.append(float(metrics['loss']))
+  return losses, state
+
+
+@pytest.mark.parametrize('mesh_shape', MESHES[1:], ids=str)
+def test_meshes_agree(planted_run, mesh_shape):
+  expected_losses, expected = run_steps(planted_run, (1, 1), 8)
+  losses, state = run_steps(planted_run, mesh_shape, 8)
+  np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
+  for got, want in zip(
+    jax.tree.leaves(state.sae), jax.tree.leaves(expected.sae), strict=True
+  ):
+    largest = np.abs(want).max()
+    np.testing.assert_allclose(got, want, atol=1e-5 * largest)
+
+
+def test_state_is_born_and_kept_sharded(planted_run):
+  _, state = run_steps(planted_run, (2, 4), 2)
+  assert state.sae.W_enc.sharding.spec == P(None, 'latent')
+  assert state.sae.W_enc.addressable_shards[0].data.shape == (D_MODEL, 12)
+  moments = [
+    leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim == 2
+  ]
+  assert [m.addressable_shards[0].data.size for m in moments] == [
+    D_MODEL * 12
+  ] * 2
+
+
+def test_a_sweep_compiles_once(planted_run):
+  train._compile.cache_clear()
+  for coeff in (0.01, 0.02, 0.03):
+    run = planted_run.with_values({'objective.sparsity_coeff': coeff})
+    run_steps(run, (1, 1), 3)
+  _, step_fn = train.compile_for(planted_run, D_MODEL, sharding.make_mesh(1, 1))
+  assert step_fn._cache_size() == 1
+
+
+def test_state_is_donated(planted_run):
+  mesh = sharding.make_mesh(1, 1)
+  init, step_fn = train.compile_for(planted_run, D_MODEL, mesh)
+  state = init(jax.random.key(0))
+  step_fn(
+    state,
+    PlantedBatches(64)[0],
+    objectives.Coefficients(0.02, 0.05),
+  )
+  assert state.sae.W_enc.is_deleted()
+
+
+def test_decoder_rows_keep_unit_norm(planted_run):
+  _, state = run_steps(planted_run, (1, 1), 5)
+  norms = np.linalg.norm(state.sae.W_dec, axis=1)
+  np.testing.assert_allclose(norms, np.ones(48), rtol=1e-6)
+  assert int(state.step) == 5
+
+
+def test_sparsity_coefficient_warms_up_linearly(make_run):
+  run = make_run(
+    objective__sparsity_warmup_steps=4, train__batch_size=8, train__steps=8
+  )
+  mesh = sharding.make_mesh(1, 1)
+  init, step_fn = train.compile_for(run, D_MODEL, mesh)
+  state, seen = init(jax.random.key(0)), []
+  for _ in range(6):
+    state, metrics = step_fn(
+      state, jnp.ones((8, D_MODEL)), objectives.Coefficients(2.0, 0.1)
+    )
+    seen.append(float(metrics['sparsity_coeff']))
+  np.testing.assert_allclose(seen, [0, 0.5, 1, 1.5, 2, 2])
+
+
+def test_interrupted_training_ends_bit_identical(planted_run, tmp_path):
+  mesh = sharding.make_mesh(1, 1)
+  batches = PlantedBatches(64)
+
+  class KilledError(Exception):
+    pass
+
+  class StopsAt(PlantedBatches):
+    def __getitem__(self, step):
+      if step == 7:  # after the checkpoint of step 4 and the record of step 6
+        raise KilledError
+      return super().__getitem__(step)
+
+  whole = train.fit(planted_run, batches, D_MODEL, mesh, tmp_path / 'whole')
+  with pytest.raises(KilledError):
+    train.fit(planted_run, StopsAt(64), D_MODEL, mesh, tmp_path / 'killed')
+  assert [r['step'] for r in writer.read_curve(tmp_path / 'killed')] == [
+    2,
+    4,
+    6,
+  ]
+  resumed = train.fit(planted_run, batches, D_MODEL, mesh, tmp_path / 'killed')
+  for got, want in zip(
+    jax.tree.leaves(resumed), jax.tree.leaves(whole), strict=True
+  ):
+    np.testing.assert_array_equal(got, want)
+  curves = [writer.read_curve(tmp_path / name) for name in ('whole', 'killed')]
+  assert curves[0] == curves[1]
+  assert len(curves[0]) == 4
+
+
+def test_checkpoint_restores_on_another_mesh(planted_run, tmp_path):
+  mesh = sharding.make_mesh(2, 4)
+  sae = train.fit(planted_run, PlantedBatches(64), D_MODEL, mesh, tmp_path)
+  other = sharding.make_mesh(1, 1)
+  again = train.fit(planted_run, PlantedBatches(64), D_MODEL, other, tmp_path)
+  np.testing.assert_array_equal(again.W_enc, sae.W_enc)
+  assert len(again.W_enc.sharding.device_set) == 1
+
+
+def test_planted_dictionary_is_recovered(make_run, tmp_path):
+  run = make_run(
+    sae__num_latents=64,
+    sae__initial_threshold=0.05,
+    objective__sparsity_coeff=0.05,
+    objective__bandwidth=0.05,
+    objective__sparsity_warmup_steps=100,
+    train__batch_size=512,
+    train__steps=1500,
+    train__steps_per_log=100,
+    train__steps_per_checkpoint=500,
+  )
+  batches = PlantedBatches(512, d_model=32, latents=48)
+  sae = train.fit(run, batches, 32, sharding.make_mesh(1, 1), tmp_path)
+  cosines = batches.directions_MD @ np.asarray(sae.W_dec).T
+  assert cosines.max(axis=1).mean() > 0.9
+
+
+def test_loss_that_is_not_finite_stops_the_run(planted_run, tmp_path):
+  class Broken(PlantedBatches):
+    def __getitem__(self, step):
+      return super().__getitem__(step) * np.nan
+
+  with pytest.raises(FloatingPointError, match='before step 2'):
+    train.fit(
+      planted_run, Broken(64), D_MODEL, sharding.make_mesh(1, 1), tmp_path
+    )
+
+
+@pytest.mark.parametrize(
+  ('last_l0s', 'expected'),
+  [((100, 104), True), ((100, 106), False), ((100, 94), False)],
+)
+def test_l0_is_settled_by_hand(last_l0s, expected):
+  early, late = last_l0s
+  curve = [
+    {'step': step, 'l0': 500.0 if step < 780 else early if step <= 800 else 1.0}
+    for step in range(10, 990, 10)
+  ] + [{'step': 990, 'l0': late}, {'step': 1000, 'l0': late}]
+  assert train.l0_is_settled(curve, 1000) is expected
+
+
+def test_short_or_missing_curves_are_not_settled():
+  assert not train.l0_is_settled([], 100)
+  assert not train.l0_is_settled([{'step': 100, 'l0': 0.0}], 100)
