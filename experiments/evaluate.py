@@ -5,7 +5,6 @@
 Prints a row for each SAE; writes nothing but, with --out, a results.csv.
 """
 
-import dataclasses
 import pathlib
 
 from absl import flags
@@ -22,22 +21,31 @@ _SEQUENCES = flags.DEFINE_integer(
 )
 
 
-def evaluate(folder):
-  """Returns the row of the SAE in one folder."""
+def evaluate(folder, prepared):
+  """Returns the row of the SAE in one folder.
+
+  SAEs that are evaluated alike share inputs, and so the model, the text and the
+  measurement without an SAE: `prepared` holds them.
+  """
   run = runs.load_run(folder)
   if not (folder / export.FILE_NAME).is_file():
     raise errors.InputError(
       f'--sae={folder} holds no {export.FILE_NAME}; give the folder of a '
       'trained SAE.'
     )
+  # Evaluation runs on one device, wherever the SAE was trained.
+  run = run.with_values({'mesh.data': 1, 'mesh.latent': 1})
   if _SEQUENCES.value is not None:
-    evaluation = dataclasses.replace(run.evaluation, sequences=_SEQUENCES.value)
-    run = dataclasses.replace(run, evaluation=evaluation)
-  return runs.evaluate_folder(folder, run, runs.prepare(run))
+    run = run.with_values({'evaluation.sequences': _SEQUENCES.value})
+  key = (run.lm, run.text, run.evaluation)
+  if key not in prepared:
+    prepared[key] = runs.prepare(run)
+  return runs.evaluate_folder(folder, run, prepared[key])
 
 
 def main():
-  rows = [evaluate(pathlib.Path(folder)) for folder in _SAE.value]
+  prepared = {}
+  rows = [evaluate(pathlib.Path(folder), prepared) for folder in _SAE.value]
   print(runs.format_table(rows))
   if _OUT.value:
     runs.write_results(rows, _OUT.value)

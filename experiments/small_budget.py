@@ -8,7 +8,9 @@ sparsity coefficients, and writes a row for each SAE. `--study=grid` trains the
 recipe over a grid of learning rates; `--study=saelens` trains SAELens' JumpReLU
 over the same grid on the same batches in the same order (in an environment that
 has `pip install torch==2.13.0 sae-lens==6.54.12` beside this package). A
-finished SAE in the workdir is not trained again.
+finished SAE in the workdir is not trained again. With `--against=OTHER.csv`,
+each of that table's SAEs is then held against this study's, interpolated to its
+L0.
 """
 
 import csv
@@ -19,6 +21,7 @@ import time
 
 from absl import flags
 import jax.numpy as jnp
+import numpy as np
 
 from experiments import launch
 from jumprelu_jax import activations
@@ -35,9 +38,10 @@ _STUDY = flags.DEFINE_enum(
   'study', 'ablation', ['ablation', 'grid', 'saelens'], 'What to train.'
 )
 _OUT = flags.DEFINE_string('out', None, 'CSV to write.', required=True)
+_AGAINST = flags.DEFINE_string('against', None, 'CSV of another study.')
 
 COEFFS = (1e-3, 2e-3, 4e-3)
-LEARNING_RATES = (3e-3,)
+LEARNING_RATES = (1e-3, 3e-3, 1e-2)
 
 #: SAELens' decoder, and with it its encoder, starts at norm 0.1, so its
 #: pre-activations are ten times smaller than ours at first.
@@ -122,7 +126,7 @@ def train_saelens(run, inputs, store, folder):
       lr=run.optimizer.learning_rate,
       lr_end=run.optimizer.learning_rate / 100,
       lr_warm_up_steps=run.optimizer.warmup_steps,
-      lr_decay_steps=round(run.optimizer.decay_fraction * steps),
+      lr_scheduler_name='cosineannealing',
       adam_beta1=run.optimizer.beta1,
       adam_beta2=run.optimizer.beta2,
       device='cpu',
@@ -215,6 +219,42 @@ def row_of(variant, run, trainer, inputs, store, folder):
   return row
 
 
+def fvu_at(l0, rows):
+  """Interpolates FVU on log L0 along a Pareto front of rows.
+
+  Returns:
+    FVU at l0, or None outside the rows' range.
+  """
+  front = []
+  for row in sorted(rows, key=lambda row: row['l0']):
+    if not front or row['fvu'] < front[-1]['fvu']:
+      front.append(row)
+  l0s = [row['l0'] for row in front]
+  if not l0s[0] <= l0 <= l0s[-1]:
+    return None
+  return float(np.interp(np.log(l0), np.log(l0s), [r['fvu'] for r in front]))
+
+
+def compare(ours, theirs):
+  """Prints each of their SAEs beside our fronts, by variant, at its L0."""
+  variants = sorted({row['variant'] for row in ours})
+  print('variant,l0,fvu,dead_fraction,' + ','.join(variants) + ',all')
+  for row in theirs:
+    fronts = [[o for o in ours if o['variant'] == v] for v in variants] + [ours]
+    cells = [fvu_at(row['l0'], front) for front in fronts]
+    shown = ['' if cell is None else f'{cell:.4f}' for cell in cells]
+    figures = f'{row["l0"]:.2f},{row["fvu"]:.4f},{row["dead_fraction"]:.4f}'
+    print(f'{row["variant"]},{figures},{",".join(shown)}')
+
+
+def read_table(path):
+  """Returns a study's CSV with its numbers as numbers."""
+  with open(path) as file:
+    rows = list(csv.DictReader(file))
+  numbers = ('sparsity_coeff', 'l0', 'fvu', 'delta_lm_loss', 'dead_fraction')
+  return [row | {name: float(row[name]) for name in numbers} for row in rows]
+
+
 def main():
   run = launch.run_config()
   inputs = runs.prepare(run)
@@ -230,6 +270,8 @@ def main():
       table.writeheader()
       table.writerows(rows)
     progress.say(str(rows[-1]))
+  if _AGAINST.value:
+    compare(rows, read_table(_AGAINST.value))
 
 
 if __name__ == '__main__':

@@ -3,8 +3,8 @@
   python -m experiments.sweep --config=configs/quickstart.py --workdir=DIR
 
 Harvests activations, trains, evaluates on held-out text, and writes
-results.csv, pareto.png, pareto.pdf and a folder for each SAE. The same command continues a
-run that was killed.
+results.csv, pareto.png, pareto.pdf and a folder for each SAE. The same command
+continues a run that was killed.
 """
 
 from absl import flags

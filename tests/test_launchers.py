@@ -99,6 +99,16 @@ def test_killed_sweep_ends_bit_identical(overrides, tmp_path):
   assert again.read_text().splitlines() == table.decode().splitlines()[:2]
 
 
+def test_train_makes_one_sae(overrides, tmp_path):
+  workdir = tmp_path / 'one'
+  flags = [*overrides, '--config.train.steps=100', f'--workdir={workdir}']
+  done = run('train', *flags, '--config.objective.sparsity_coeff=0.02')
+  assert done.returncode == 0, done.stderr
+  header, row = (workdir / 'results.csv').read_text().splitlines()
+  assert dict(zip(header.split(','), row.split(',')))['sparsity_coeff'] == '0.02'
+  assert (workdir / 'jumprelu_l0_0.02' / 'params.npz').is_file()
+
+
 @pytest.mark.parametrize(
   ('launcher', 'extra', 'message'),
   [

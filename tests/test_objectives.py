@@ -49,6 +49,18 @@ def test_only_thresholds_see_the_sparsity_coefficient():
   assert np.abs(strong.log_threshold - weak.log_threshold).max() > 0.1
 
 
+def test_bfloat16_compute_is_close_to_float32():
+  sae, x_BD = random_sae(), rows()
+  coefficients = objectives.Coefficients(0.3, 0.1)
+  exact, _ = objectives.l0(sae, x_BD, coefficients)
+  rounded, terms = objectives.l0(
+    sae.replace(compute_dtype='bfloat16'), x_BD, coefficients
+  )
+  np.testing.assert_allclose(rounded, exact, rtol=1e-2)
+  assert rounded != exact
+  assert rounded.dtype == terms['l0'].dtype == 'float32'
+
+
 def test_target_is_not_shifted_by_the_pre_encoder_bias():
   sae = random_sae()
   closed = sae.replace(log_threshold=jnp.full(40, 10.0))  # nothing fires

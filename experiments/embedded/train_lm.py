@@ -214,10 +214,10 @@ text and nothing else; it is a subject for experiments, not a source of text.
 | training text | State of the Union addresses, six novels by Jane Austen and \
 Moby-Dick, World English Bible, CIA World Factbook, Jargon File: public domain \
 or CC0; {result['training_tokens']:,} tokens |
-| training | {result['steps']:,} steps of {_ROWS.value} sequences of {CONTEXT}: \
-{result['tokens_seen']:,} tokens seen; Muon for the blocks' matrices (peak \
-{_LR.value:g}), Adam for embedding and norms (peak {_ADAM_LR.value:g}), cosine \
-decay, float32, seed {_SEED.value} |
+| training | {result['steps']:,} steps of {_ROWS.value} sequences of \
+{CONTEXT}: {result['tokens_seen']:,} tokens seen; Muon for the \
+blocks' matrices (peak {_LR.value:g}), Adam for embedding and norms \
+(peak {_ADAM_LR.value:g}), cosine decay, float32, seed {_SEED.value} |
 | held out | one document in 50 of each source, \
 {result['heldout_tokens']:,} tokens, never trained on |
 | held-out loss | {result['heldout_nats_per_token']:.3f} nats/token, \
