@@ -12,6 +12,7 @@ from absl import flags
 from experiments import launch
 from jumprelu_jax import errors
 from jumprelu_jax import export
+from jumprelu_jax import results
 from jumprelu_jax import runs
 
 _SAE = flags.DEFINE_list('sae', None, "SAEs' folders.", required=True)
@@ -46,9 +47,9 @@ def evaluate(folder, prepared):
 def main():
   prepared = {}
   rows = [evaluate(pathlib.Path(folder), prepared) for folder in _SAE.value]
-  print(runs.format_table(rows))
+  print(results.format_table(rows))
   if _OUT.value:
-    runs.write_results(rows, _OUT.value)
+    results.write(rows, _OUT.value)
 
 
 if __name__ == '__main__':

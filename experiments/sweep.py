@@ -12,6 +12,7 @@ from absl import flags
 from experiments import launch
 from jumprelu_jax import plot
 from jumprelu_jax import progress
+from jumprelu_jax import results
 from jumprelu_jax import runs
 
 _WORKDIR = flags.DEFINE_string(
@@ -25,7 +26,7 @@ def main():
   runs.claim(_WORKDIR.value, run)
   rows = runs.run_all(inputs, run.sweep.sparsity_coeffs, _WORKDIR.value)
   plot.pareto(rows, _WORKDIR.value)
-  print(runs.format_table(rows))
+  print(results.format_table(rows))
   progress.say(f'{_WORKDIR.value}: results.csv, pareto.png, pareto.pdf')
 
 

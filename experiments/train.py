@@ -10,6 +10,7 @@ from absl import flags
 
 from experiments import launch
 from jumprelu_jax import progress
+from jumprelu_jax import results
 from jumprelu_jax import runs
 
 _WORKDIR = flags.DEFINE_string(
@@ -22,7 +23,7 @@ def main():
   inputs = runs.prepare(run)
   runs.claim(_WORKDIR.value, run)
   rows = runs.run_all(inputs, [run.objective.sparsity_coeff], _WORKDIR.value)
-  print(runs.format_table(rows))
+  print(results.format_table(rows))
   progress.say(f'{_WORKDIR.value}: results.csv')
 
 

@@ -1,9 +1,9 @@
 """What a run is: small frozen dataclasses, checked before any work.
 
 A recipe in `configs/` gives a `ConfigDict`; `RunConfig.from_config_dict` turns
-it into these classes, once, and no `ConfigDict` travels further. This file
-checks what can be known without opening a model or a text; `runs.prepare`
-checks the rest. Lengths of training are in steps.
+it into these classes, once, and no `ConfigDict` travels further. Values
+are checked by `config_checks`; `runs.prepare` checks what needs a model or a
+text to be opened. Lengths of training are in steps.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import operator
 import typing
 from typing import Any
 
+from jumprelu_jax import config_checks
 from jumprelu_jax import errors
 
 #: The path that stands for what the package ships, for models and texts alike.
 EMBEDDED = 'embedded'
-COMPUTE_DTYPES = ('float32', 'bfloat16')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,7 +215,7 @@ class RunConfig:
         or is out of its range, or two values do not fit together.
     """
     run = _build(cls, config, prefix='config')
-    _check(run)
+    config_checks.check(run)
     return run
 
   def to_dict(self) -> dict[str, Any]:
@@ -249,22 +249,13 @@ def flatten(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
   return flat
 
 
-def unknown_key_message(key: str, known: list[str]) -> str:
-  """Returns the one line that an unknown config key gets."""
-  close = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
-  hint = f'did you mean {close[0]}?' if close else 'known keys: '
-  if not close:
-    hint += f'{", ".join(sorted(known))}.'
-  return f'{key} is not a config key; {hint}'
-
-
 def _build(cls, config, prefix):
   """Builds one dataclass from a mapping; recurses into nested ones."""
   types = typing.get_type_hints(cls)
   for key in config:
     if key not in types:
       known = [f'{prefix}.{name}' for name in types]
-      raise errors.InputError(unknown_key_message(f'{prefix}.{key}', known))
+      raise errors.InputError(_unknown_key_message(f'{prefix}.{key}', known))
   missing = [f'{prefix}.{name}' for name in types if name not in config]
   if missing:
     raise errors.InputError(f'missing config keys: {", ".join(missing)}.')
@@ -274,6 +265,15 @@ def _build(cls, config, prefix):
       for key in config
     }
   )
+
+
+def _unknown_key_message(key: str, known: list[str]) -> str:
+  """Returns the one line that an unknown config key gets."""
+  close = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
+  hint = f'did you mean {close[0]}?' if close else 'known keys: '
+  if not close:
+    hint += f'{", ".join(sorted(known))}.'
+  return f'{key} is not a config key; {hint}'
 
 
 def _convert(expected, value, name):
@@ -298,114 +298,3 @@ def _convert(expected, value, name):
       f'{expected.__name__}.'
     )
   return value
-
-
-# Ranges by key: (low, high, is_low_included); high is included, None is open.
-_RANGES = {
-  'lm.layer': (0, None, True),
-  'text.context_length': (2, None, True),
-  'activations.sequences': (0, None, True),
-  'activations.sequences_per_batch': (1, None, True),
-  'activations.bucket_rows': (1, None, True),
-  'sae.num_latents': (1, None, True),
-  'sae.initial_threshold': (0, None, False),
-  'objective.sparsity_coeff': (0, None, True),
-  'objective.sparsity_warmup_steps': (0, None, True),
-  'objective.bandwidth': (0, None, False),
-  'optimizer.learning_rate': (0, None, False),
-  'optimizer.threshold_learning_rate': (0, None, True),
-  'optimizer.beta1': (0, 0.99999, True),
-  'optimizer.beta2': (0, 0.99999, False),
-  'optimizer.epsilon': (0, None, False),
-  'optimizer.warmup_steps': (0, None, True),
-  'optimizer.decay_fraction': (0, 1, True),
-  'train.steps': (1, None, True),
-  'train.batch_size': (1, None, True),
-  'train.steps_per_log': (1, None, True),
-  'train.steps_per_checkpoint': (1, None, True),
-  'evaluation.sequences': (0, None, True),
-  'evaluation.sequences_per_batch': (1, None, True),
-  'mesh.data': (1, None, True),
-  'mesh.latent': (1, None, True),
-  'seed': (0, None, True),
-}
-
-
-def _check(run):
-  """Raises InputError where values are out of range or do not fit."""
-  flat = flatten(dataclasses.asdict(run))
-  for key, (low, high, is_low_included) in _RANGES.items():
-    value = flat[key]
-    is_low_enough = value >= low if is_low_included else value > low
-    # Written so that NaN and infinity fail as well.
-    if (
-      not is_low_enough
-      or not value < float('inf')
-      or (high is not None and value > high)
-    ):
-      least = f'{">=" if is_low_included else ">"} {low}'
-      most = '' if high is None else f' and <= {high}'
-      raise errors.InputError(
-        f'config.{key}={value} is out of range; expected {least}{most}.'
-      )
-  if run.sae.compute_dtype not in COMPUTE_DTYPES:
-    raise errors.InputError(
-      f'config.sae.compute_dtype={run.sae.compute_dtype!r} is not known; '
-      f'expected one of {", ".join(COMPUTE_DTYPES)}.'
-    )
-  _check_sweep(run.sweep)
-  _check_train(run)
-  _check_mesh(run)
-
-
-def _check_sweep(sweep):
-  coeffs = sweep.sparsity_coeffs
-  if not coeffs or len(set(coeffs)) != len(coeffs):
-    raise errors.InputError(
-      f'config.sweep.sparsity_coeffs={coeffs}: expected at least one '
-      'coefficient and none twice.'
-    )
-  if not all(0 <= c < float('inf') for c in coeffs):
-    raise errors.InputError(
-      f'config.sweep.sparsity_coeffs={coeffs}: expected numbers >= 0.'
-    )
-
-
-def _check_train(run):
-  train = run.train
-  if train.steps_per_checkpoint % train.steps_per_log:
-    raise errors.InputError(
-      f'config.train.steps_per_checkpoint={train.steps_per_checkpoint} is '
-      f'not a multiple of config.train.steps_per_log={train.steps_per_log}; '
-      'a resumed run could not repeat the record that it was killed in.'
-    )
-  for key, warmup in (
-    ('optimizer.warmup_steps', run.optimizer.warmup_steps),
-    ('objective.sparsity_warmup_steps', run.objective.sparsity_warmup_steps),
-  ):
-    if warmup >= train.steps:
-      raise errors.InputError(
-        f'config.{key}={warmup} does not end before config.train.steps='
-        f'{train.steps}; shorten the warm-up or train for longer.'
-      )
-  if run.activations.bucket_rows < train.batch_size:
-    raise errors.InputError(
-      f'config.activations.bucket_rows={run.activations.bucket_rows} is less '
-      f'than config.train.batch_size={train.batch_size}; batches are drawn '
-      'from one bucket, make it larger.'
-    )
-
-
-def _check_mesh(run):
-  for key, size, axis in (
-    ('train.batch_size', run.train.batch_size, 'data'),
-    ('sae.num_latents', run.sae.num_latents, 'latent'),
-  ):
-    devices = getattr(run.mesh, axis)
-    if size % devices:
-      nearest = -(-size // devices) * devices
-      raise errors.InputError(
-        f'config.{key}={size} is not divisible by mesh axis '
-        f'{axis!r}={devices} (mesh=({run.mesh.data}, {run.mesh.latent})); '
-        f'use a multiple of {devices}, e.g. {nearest}.'
-      )

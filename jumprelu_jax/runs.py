@@ -14,7 +14,6 @@ a run that was killed is continued by the same command.
 from __future__ import annotations
 
 from collections.abc import Sequence
-import csv
 import dataclasses
 import functools
 import json
@@ -31,6 +30,7 @@ from jumprelu_jax import embedded
 from jumprelu_jax import errors
 from jumprelu_jax import evaluation
 from jumprelu_jax import export
+from jumprelu_jax import results
 from jumprelu_jax import sharding
 from jumprelu_jax import text
 from jumprelu_jax import train
@@ -39,15 +39,6 @@ from jumprelu_jax.lm import gemma2
 from jumprelu_jax.lm import huggingface
 from jumprelu_jax.lm import loss as lm_loss
 from jumprelu_jax.lm import sites
-
-#: Columns of results.csv, in order.
-COLUMNS = (
-    'architecture', 'objective', 'sparsity_coeff', 'k', 'seed', 'model', 'site',
-    'layer', 'd_model', 'num_latents', 'tokens', 'steps', 'l0', 'fvu',
-    'delta_lm_loss', 'loss_clean', 'loss_spliced', 'loss_mean_ablated',
-    'loss_recovered', 'dead_fraction', 'frac_over_1pct', 'frac_over_10pct',
-    'relative_reconstruction_bias', 'l0_settled',
-)  # fmt: skip
 
 # Where a run continues may change; what it computes may not.
 _MAY_DIFFER = ('mesh.data', 'mesh.latent')
@@ -202,7 +193,7 @@ def run_all(
     if not path.exists():
       _write_json(path, evaluate_folder(folder, run, inputs))
     rows.append(json.loads(path.read_text()))
-  write_results(rows, workdir / 'results.csv')
+  results.write(rows, workdir / 'results.csv')
   return rows
 
 
@@ -303,38 +294,6 @@ def load_run(folder: str | os.PathLike) -> config_lib.RunConfig:
   return config_lib.RunConfig.from_config_dict(raw)
 
 
-def write_results(
-  rows: Sequence[dict[str, object]], path: str | os.PathLike
-) -> None:
-  """Writes rows under COLUMNS; numbers to six digits, nothing for None."""
-  aside = pathlib.Path(path).with_suffix('.partial')
-  with aside.open('w', newline='') as file:
-    table = csv.writer(file, lineterminator='\n')
-    table.writerow(COLUMNS)
-    table.writerows([[_cell(row[name]) for name in COLUMNS] for row in rows])
-  os.replace(aside, path)
-
-
-def format_table(rows: Sequence[dict[str, object]]) -> str:
-  """Returns the columns that matter most as text for a terminal."""
-  names = (
-      'sparsity_coeff', 'l0', 'fvu', 'delta_lm_loss', 'loss_recovered',
-      'dead_fraction', 'l0_settled',
-  )  # fmt: skip
-  cells = [names] + [
-    tuple(
-      f'{row[name]:.4g}' if isinstance(row[name], float) else str(row[name])
-      for name in names
-    )
-    for row in rows
-  ]
-  widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-  return '\n'.join(
-    '  '.join(cell.rjust(w) for cell, w in zip(line, widths, strict=True))
-    for line in cells
-  )
-
-
 def _train(run, inputs, store, folder):
   """Trains one SAE and writes it folded; the SAE is the last file written."""
   folder.mkdir(exist_ok=True)
@@ -378,12 +337,6 @@ def _heldout_path(config):
 
 def _model_name(run):
   return pathlib.Path(run.lm.path).name
-
-
-def _cell(value):
-  if value is None:
-    return ''
-  return f'{value:.6g}' if isinstance(value, float) else value
 
 
 def _write_json(path, value):

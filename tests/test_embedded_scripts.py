@@ -5,9 +5,10 @@ import importlib
 import time
 
 from absl import flags
-from jumprelu_jax import text
 import numpy as np
 import pytest
+
+from jumprelu_jax import text
 
 
 def import_script(name):
@@ -107,9 +108,9 @@ def test_rows_are_a_function_of_seed_and_step():
 def test_tokenizer_loses_no_text_and_splits_digits():
   tokenizer = train_lm.train_tokenizer(['the cat sat on the mat in 1984'] * 5)
   assert [tokenizer.token_to_id(t) for t in ('<pad>', '<eos>', '<bos>')] == [
-      train_lm.CONFIG.pad_token_id,
-      train_lm.CONFIG.eos_token_id,
-      train_lm.CONFIG.bos_token_id,
+    train_lm.CONFIG.pad_token_id,
+    train_lm.CONFIG.eos_token_id,
+    train_lm.CONFIG.bos_token_id,
   ]
   unseen = 'Ünseen: 1984\t☕\n'
   encoding = tokenizer.encode(unseen)

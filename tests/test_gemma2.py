@@ -5,42 +5,43 @@ import types
 
 import jax
 from jax import numpy as jnp
+import numpy as np
+import pytest
+
 from jumprelu_jax.lm import gemma2
 from jumprelu_jax.lm import huggingface
 from jumprelu_jax.lm import loss as lm_loss
 from jumprelu_jax.lm import sites
-import numpy as np
-import pytest
 
 # Every constant differs from transformers' default and is large or small enough
 # to matter: the window is shorter than the sequences, the soft-caps bend, eps
 # shows, and heads * head_dim != hidden_size.
 GROUPED = {
-    'vocab_size': 61,
-    'hidden_size': 48,
-    'intermediate_size': 40,
-    'num_hidden_layers': 3,
-    'num_attention_heads': 4,
-    'num_key_value_heads': 2,
-    'head_dim': 8,
-    'max_position_embeddings': 32,
-    'sliding_window': 5,
-    'query_pre_attn_scalar': 3,
-    'rope_theta': 100.0,
-    'rms_norm_eps': 1e-2,
-    'attn_logit_softcapping': 2.0,
-    'final_logit_softcapping': 3.0,
+  'vocab_size': 61,
+  'hidden_size': 48,
+  'intermediate_size': 40,
+  'num_hidden_layers': 3,
+  'num_attention_heads': 4,
+  'num_key_value_heads': 2,
+  'head_dim': 8,
+  'max_position_embeddings': 32,
+  'sliding_window': 5,
+  'query_pre_attn_scalar': 3,
+  'rope_theta': 100.0,
+  'rms_norm_eps': 1e-2,
+  'attn_logit_softcapping': 2.0,
+  'final_logit_softcapping': 3.0,
 }
 CONFIGS = {
-    'grouped': GROUPED,
-    'mha': GROUPED | {'num_key_value_heads': 4, 'head_dim': 16},
-    'uncapped': GROUPED
-    | {'attn_logit_softcapping': None, 'final_logit_softcapping': None},
+  'grouped': GROUPED,
+  'mha': GROUPED | {'num_key_value_heads': 4, 'head_dim': 16},
+  'uncapped': GROUPED
+  | {'attn_logit_softcapping': None, 'final_logit_softcapping': None},
 }
 SITES = [
-    sites.Site(name, layer)
-    for layer in range(GROUPED['num_hidden_layers'])
-    for name in sites.SITE_NAMES
+  sites.Site(name, layer)
+  for layer in range(GROUPED['num_hidden_layers'])
+  for name in sites.SITE_NAMES
 ]
 LENGTH = 16
 
@@ -54,16 +55,16 @@ def pair(request, tmp_path_factory):
   rope = {'rope_type': 'default', 'rope_theta': values.pop('rope_theta')}
   config = transformers.Gemma2Config(**values, rope_parameters=rope)
   reference = transformers.Gemma2ForCausalLM._from_config(
-      copy.deepcopy(config),  # transformers changes the config it is given
-      attn_implementation='eager',
-      dtype=torch.float32,
+    copy.deepcopy(config),  # transformers changes the config it is given
+    attn_implementation='eager',
+    dtype=torch.float32,
   ).eval()
   randomise(reference)
   folder = tmp_path_factory.mktemp('lm')
   reference.save_pretrained(folder)
   tokens_BL = random_tokens(0)
   return types.SimpleNamespace(
-      reference=reference, model=huggingface.load(folder), tokens_BL=tokens_BL
+    reference=reference, model=huggingface.load(folder), tokens_BL=tokens_BL
   )
 
 
@@ -89,8 +90,8 @@ def random_model(**changes):
   leaves, treedef = jax.tree.flatten(model)
   keys = jax.random.split(jax.random.key(1), len(leaves))
   leaves = [
-      x + 0.5 * jax.random.normal(key, x.shape) if x.ndim == 1 else x
-      for x, key in zip(leaves, keys, strict=True)
+    x + 0.5 * jax.random.normal(key, x.shape) if x.ndim == 1 else x
+    for x, key in zip(leaves, keys, strict=True)
   ]
   return jax.tree.unflatten(treedef, leaves)
 
@@ -170,22 +171,22 @@ def test_bfloat16_embedding_is_scaled_as_in_transformers(pair):
       layer.post_attention_layernorm.weight.fill_(-1)
       layer.post_feedforward_layernorm.weight.fill_(-1)
   blocks = tuple(
-      block.replace(
-          post_attn_norm_D=-jnp.ones_like(block.post_attn_norm_D),
-          post_mlp_norm_D=-jnp.ones_like(block.post_mlp_norm_D),
-      )
-      for block in model.blocks
+    block.replace(
+      post_attn_norm_D=-jnp.ones_like(block.post_attn_norm_D),
+      post_mlp_norm_D=-jnp.ones_like(block.post_mlp_norm_D),
+    )
+    for block in model.blocks
   )
   model = jax.tree.map(
-      lambda x: x.astype('bfloat16'), model.replace(blocks=blocks)
+    lambda x: x.astype('bfloat16'), model.replace(blocks=blocks)
   )
   found = []
   where = sites.Site('resid_post', 0)
   run_reference(
-      reference.to(torch.bfloat16),
-      pair.tokens_BL,
-      where,
-      lambda x: found.append(x.float().numpy()),  # None: x flows on
+    reference.to(torch.bfloat16),
+    pair.tokens_BL,
+    where,
+    lambda x: found.append(x.float().numpy()),  # None: x flows on
   )
   got = gemma2.tap(model, pair.tokens_BL, where)
   assert got.dtype == jnp.bfloat16
@@ -198,10 +199,10 @@ def test_splicing_a_site_by_itself_changes_no_loss(where):
   special = lm_loss.special_ids(model.config)
   hook = sites.splice(where, lambda x: x)
   got, _ = lm_loss.next_token_loss(
-      gemma2.logits(model, tokens_BL, hook), tokens_BL, special
+    gemma2.logits(model, tokens_BL, hook), tokens_BL, special
   )
   want, _ = lm_loss.next_token_loss(
-      gemma2.logits(model, tokens_BL), tokens_BL, special
+    gemma2.logits(model, tokens_BL), tokens_BL, special
   )
   np.testing.assert_allclose(got, want, rtol=0, atol=1e-5)
 

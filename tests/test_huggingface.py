@@ -1,33 +1,33 @@
 """Model folders: what is saved loads, here and in transformers."""
 
 import json
-import pathlib
 
 import jax
 from jax import numpy as jnp
-from jumprelu_jax.lm import gemma2
-from jumprelu_jax.lm import huggingface
 import numpy as np
 import pytest
 import safetensors.numpy
 import tokenizers
 
+from jumprelu_jax.lm import gemma2
+from jumprelu_jax.lm import huggingface
+
 WORDS = ['<pad>', '<eos>', '<bos>', 'cat', 'dog', 'eats', 'sleeps']
 CONFIG = gemma2.Gemma2Config(
-    vocab_size=len(WORDS),
-    hidden_size=12,
-    intermediate_size=10,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=4,
-    max_position_embeddings=16,
-    sliding_window=3,
-    query_pre_attn_scalar=3,
-    rope_theta=100.0,
-    rms_norm_eps=1e-2,
-    attn_logit_softcapping=2.0,
-    final_logit_softcapping=3.0,
+  vocab_size=len(WORDS),
+  hidden_size=12,
+  intermediate_size=10,
+  num_hidden_layers=2,
+  num_attention_heads=4,
+  num_key_value_heads=2,
+  head_dim=4,
+  max_position_embeddings=16,
+  sliding_window=3,
+  query_pre_attn_scalar=3,
+  rope_theta=100.0,
+  rms_norm_eps=1e-2,
+  attn_logit_softcapping=2.0,
+  final_logit_softcapping=3.0,
 )
 TOKENS_BL = np.asarray([[2, 3, 5, 4, 6, 3, 4, 5]])
 
@@ -39,8 +39,8 @@ def model():
   leaves, treedef = jax.tree.flatten(model)
   keys = jax.random.split(jax.random.key(1), len(leaves))
   return treedef.unflatten(
-      x + 0.5 * jax.random.normal(key, x.shape)
-      for x, key in zip(leaves, keys, strict=True)
+    x + 0.5 * jax.random.normal(key, x.shape)
+    for x, key in zip(leaves, keys, strict=True)
   )
 
 
@@ -48,7 +48,7 @@ def model():
 def tokenizer():
   vocab = {word: i for i, word in enumerate(WORDS)}
   tokenizer = tokenizers.Tokenizer(
-      tokenizers.models.WordLevel(vocab, unk_token='<pad>')
+    tokenizers.models.WordLevel(vocab, unk_token='<pad>')
   )
   tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
   tokenizer.add_special_tokens(WORDS[:3])
@@ -112,10 +112,10 @@ def test_transformers_loads_our_folder_and_gives_our_logits(folder, model):
   torch = pytest.importorskip('torch')
   transformers = pytest.importorskip('transformers')
   theirs, info = transformers.AutoModelForCausalLM.from_pretrained(
-      folder,
-      attn_implementation='eager',
-      dtype=torch.float32,
-      output_loading_info=True,
+    folder,
+    attn_implementation='eager',
+    dtype=torch.float32,
+    output_loading_info=True,
   )
   assert type(theirs).__name__ == 'Gemma2ForCausalLM'
   assert not any(info.values()), info
@@ -128,7 +128,7 @@ def test_transformers_loads_our_folder_and_gives_our_logits(folder, model):
 
 
 @pytest.mark.parametrize(
-    'name', ['AutoTokenizer', 'PreTrainedTokenizerFast'], ids=str
+  'name', ['AutoTokenizer', 'PreTrainedTokenizerFast'], ids=str
 )
 def test_transformers_loads_our_tokenizer(folder, name):
   transformers = pytest.importorskip('transformers')
@@ -141,13 +141,13 @@ def test_transformers_loads_our_tokenizer(folder, name):
 
 
 @pytest.mark.parametrize(
-    'spelling',
-    [
-        {'rope_parameters': {'rope_type': 'default', 'rope_theta': 77.0}},
-        {'rope_theta': 77.0},
-        {'rope_theta': 77.0, 'rope_scaling': None},
-    ],
-    ids=['transformers_5', 'transformers_4', 'transformers_4_null_scaling'],
+  'spelling',
+  [
+    {'rope_parameters': {'rope_type': 'default', 'rope_theta': 77.0}},
+    {'rope_theta': 77.0},
+    {'rope_theta': 77.0, 'rope_scaling': None},
+  ],
+  ids=['transformers_5', 'transformers_4', 'transformers_4_null_scaling'],
 )
 def test_rope_theta_is_read_in_both_spellings(folder, spelling):
   change_config(folder, {}, without=['rope_theta'])
@@ -166,7 +166,7 @@ def test_missing_folder_is_one_clear_error(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'name', ['config.json', 'model.safetensors', 'tokenizer.json'], ids=str
+  'name', ['config.json', 'model.safetensors', 'tokenizer.json'], ids=str
 )
 def test_missing_file_is_one_clear_error(folder, name):
   (folder / name).unlink()
@@ -182,9 +182,9 @@ def test_truncated_weights_are_one_clear_error(folder, keep):
 
 
 @pytest.mark.parametrize(
-    'blob',
-    [b'{"model_type": "gemma2",', b'\xff\xfe\x00', b'', b'[1, 2]', b'null'],
-    ids=['cut', 'binary', 'empty', 'list', 'null'],
+  'blob',
+  [b'{"model_type": "gemma2",', b'\xff\xfe\x00', b'', b'[1, 2]', b'null'],
+  ids=['cut', 'binary', 'empty', 'list', 'null'],
 )
 def test_garbage_config_is_one_clear_error(folder, blob):
   (folder / 'config.json').write_bytes(blob)
@@ -199,33 +199,33 @@ def test_garbage_tokenizer_is_one_clear_error(folder):
 
 
 @pytest.mark.parametrize(
-    'changes, match',
-    [
-        ({'model_type': 'llama'}, "model_type='llama'.*expected 'gemma2'"),
-        ({'hidden_activation': 'relu'}, "'relu'.*expected 'gelu_pytorch_tanh'"),
-        ({'attention_bias': True}, 'attention_bias=True.*expected False'),
-        ({'tie_word_embeddings': False}, 'embeddings=False.*expected True'),
-        (
-            {'rope_parameters': {'rope_type': 'yarn', 'rope_theta': 1e4}},
-            "RoPE type 'yarn'.*expected 'default'",
-        ),
-        (
-            {'rope_scaling': {'type': 'linear', 'factor': 2.0}},
-            "RoPE type 'linear'.*expected 'default'",
-        ),
-        (
-            {'layer_types': ['full_attention', 'full_attention']},
-            r"layer_types=.*expected \['sliding_attention', 'full_attention'\]",
-        ),
-        (
-            {'use_bidirectional_attention': True},
-            'use_bidirectional_attention=True.*expected False',
-        ),
-        ({'sliding_window': None}, 'sliding_window=None.*expected an int'),
-        ({'eos_token_id': [1, 107]}, r'eos_token_id=\[1, 107\].*an int'),
-        ({'rms_norm_eps': 'tiny'}, "rms_norm_eps='tiny'.*expected a float"),
-    ],
-    ids=lambda value: next(iter(value)) if isinstance(value, dict) else '',
+  ('changes', 'match'),
+  [
+    ({'model_type': 'llama'}, "model_type='llama'.*expected 'gemma2'"),
+    ({'hidden_activation': 'relu'}, "'relu'.*expected 'gelu_pytorch_tanh'"),
+    ({'attention_bias': True}, 'attention_bias=True.*expected False'),
+    ({'tie_word_embeddings': False}, 'embeddings=False.*expected True'),
+    (
+      {'rope_parameters': {'rope_type': 'yarn', 'rope_theta': 1e4}},
+      "RoPE type 'yarn'.*expected 'default'",
+    ),
+    (
+      {'rope_scaling': {'type': 'linear', 'factor': 2.0}},
+      "RoPE type 'linear'.*expected 'default'",
+    ),
+    (
+      {'layer_types': ['full_attention', 'full_attention']},
+      r"layer_types=.*expected \['sliding_attention', 'full_attention'\]",
+    ),
+    (
+      {'use_bidirectional_attention': True},
+      'use_bidirectional_attention=True.*expected False',
+    ),
+    ({'sliding_window': None}, 'sliding_window=None.*expected type int'),
+    ({'eos_token_id': [1, 107]}, r'eos_token_id=\[1, 107\].*expected type'),
+    ({'rms_norm_eps': 'tiny'}, "rms_norm_eps='tiny'.*expected type float"),
+  ],
+  ids=lambda value: next(iter(value)) if isinstance(value, dict) else '',
 )
 def test_unsupported_config_is_one_clear_error(folder, changes, match):
   change_config(folder, changes)
@@ -234,14 +234,14 @@ def test_unsupported_config_is_one_clear_error(folder, changes, match):
 
 
 @pytest.mark.parametrize(
-    'changes',
-    [
-        {'layer_types': ['sliding_attention', 'full_attention']},
-        {'use_bidirectional_attention': None},
-        {'attn_logit_softcapping': None},
-        {'query_pre_attn_scalar': 3.0},
-    ],
-    ids=lambda value: next(iter(value)),
+  'changes',
+  [
+    {'layer_types': ['sliding_attention', 'full_attention']},
+    {'use_bidirectional_attention': None},
+    {'attn_logit_softcapping': None},
+    {'query_pre_attn_scalar': 3.0},
+  ],
+  ids=lambda value: next(iter(value)),
 )
 def test_config_of_what_is_computed_loads(folder, changes):
   change_config(folder, changes)
@@ -270,8 +270,3 @@ def test_wrong_shape_is_named(folder):
   match = r'q_proj.weight has shape \(12, 16\), expected \(16, 12\) from config'
   with pytest.raises(ValueError, match=match):
     huggingface.load(folder)
-
-
-def test_embedded_style_paths_may_be_strings(folder):
-  assert huggingface.load(str(folder)).config == CONFIG
-  assert isinstance(folder, pathlib.Path)

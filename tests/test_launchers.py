@@ -105,7 +105,8 @@ def test_train_makes_one_sae(overrides, tmp_path):
   done = run('train', *flags, '--config.objective.sparsity_coeff=0.02')
   assert done.returncode == 0, done.stderr
   header, row = (workdir / 'results.csv').read_text().splitlines()
-  assert dict(zip(header.split(','), row.split(',')))['sparsity_coeff'] == '0.02'
+  found = dict(zip(header.split(','), row.split(','), strict=True))
+  assert found['sparsity_coeff'] == '0.02'
   assert (workdir / 'jumprelu_l0_0.02' / 'params.npz').is_file()
 
 

@@ -9,8 +9,8 @@ import jumprelu_jax
 
 PACKAGE = pathlib.Path(jumprelu_jax.__file__).parent
 LAYERS = (
-  {'errors', 'shapes', 'progress', 'writer', 'embedded'},
-  {'config', 'text', 'ops'},
+  {'errors', 'shapes', 'progress', 'writer', 'embedded', 'results'},
+  {'config', 'config_checks', 'text', 'ops'},
   {'sharding', 'sae', 'optim', 'checkpoint', 'lm'},
   {'objectives', 'export', 'activations'},
   {'train', 'evaluation'},

@@ -6,10 +6,11 @@ import lzma
 
 import jax
 from jax import numpy as jnp
-from jumprelu_jax import text
 import numpy as np
 import pytest
 import tokenizers
+
+from jumprelu_jax import text
 
 BOS, PAD = 2, 0
 COMPRESS = {'': bytes, '.gz': gzip.compress, '.xz': lzma.compress}
@@ -30,9 +31,9 @@ def pack(documents, length, **kwargs):
 def test_documents_are_read_in_order_without_blank_ones(tmp_path, ending):
   documents = ['A cat.\nIt sleeps.', 'naïve café ☕', '  \n', '', 'last']
   path = write_jsonl(
-      tmp_path / f'a.jsonl{ending}',
-      [{'text': document, 'source': 'x'} for document in documents],
-      COMPRESS[ending],
+    tmp_path / f'a.jsonl{ending}',
+    [{'text': document, 'source': 'x'} for document in documents],
+    COMPRESS[ending],
   )
   assert list(text.read_documents(path)) == [*documents[:2], 'last']
 
@@ -49,7 +50,7 @@ def test_missing_text_file_is_one_clear_error(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'data, match',
+    ('data', 'match'),
     [
         (b'', 'is empty; give one with documents'),
         (b'Call me Ishmael.\n', 'cannot be read as JSON lines with a string'),
@@ -86,11 +87,11 @@ def test_encode_gives_every_document_in_order_without_specials(count):
   vocab = {'<pad>': 0, '<eos>': 1, '<bos>': 2}
   vocab |= {str(i): 3 + i for i in range(130)}
   tokenizer = tokenizers.Tokenizer(
-      tokenizers.models.WordLevel(vocab, unk_token='<pad>')
+    tokenizers.models.WordLevel(vocab, unk_token='<pad>')
   )
   tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
   tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
-      single='<bos> $A', special_tokens=[('<bos>', 2)]
+    single='<bos> $A', special_tokens=[('<bos>', 2)]
   )
   encoded = list(text.encode((f'{i} 0' for i in range(count)), tokenizer))
   assert [ids.tolist() for ids in encoded] == [[3 + i, 3] for i in range(count)]
@@ -98,7 +99,7 @@ def test_encode_gives_every_document_in_order_without_specials(count):
 
 
 @pytest.mark.parametrize(
-    'documents, length, want',
+    ('documents', 'length', 'want'),
     [
         ([[5, 6, 7]], 4, [[2, 5, 6, 7]]),
         ([[5, 6]], 5, [[2, 5, 6, 0, 0]]),
@@ -106,11 +107,11 @@ def test_encode_gives_every_document_in_order_without_specials(count):
         ([[5, 6, 7, 8, 9]], 4, [[2, 5, 6, 7], [2, 8, 9, 0]]),
         ([[5, 6, 7], [8]], 4, [[2, 5, 6, 7], [2, 8, 0, 0]]),
         ([[5, 6], [7, 8, 9]], 4, [[2, 5, 6, 2], [2, 7, 8, 9]]),
-        ([[5, 6], [7, 8], [9]], 6, [[2, 5, 6, 2, 7, 8], [2, 2, 9, 0, 0, 0]]),
+        ([[5, 6], [7, 8], [9]], 6, [[2, 5, 6, 2, 7, 8], [2, 9, 0, 0, 0, 0]]),
     ],
     ids=[
         'exact_fit', 'padding_at_end', 'bos_separates', 'document_spills',
-        'row_bos_is_separator', 'separator_ends_row', 'separator_starts_body',
+        'row_bos_is_separator', 'separator_ends_row', 'no_bos_twice',
     ],
 )  # fmt: skip
 def test_pack_by_hand(documents, length, want):
@@ -120,7 +121,7 @@ def test_pack_by_hand(documents, length, want):
 
 
 @pytest.mark.parametrize(
-    'max_rows, rows', [(1, 1), (2, 2), (3, 3), (9, 3), (None, 3)], ids=str
+  ('max_rows', 'rows'), [(1, 1), (2, 2), (3, 3), (9, 3), (None, 3)], ids=str
 )
 def test_pack_stops_after_max_rows(max_rows, rows):
   want = [[2, 5, 6, 7], [2, 8, 9, 2], [2, 4, 0, 0]]
@@ -143,8 +144,8 @@ def test_pack_keeps_every_token_once_and_in_order(seed):
   length = int(rng.integers(2, 12))
   # Every document starts with a 3 and holds no other.
   documents = [
-      np.asarray([3, *rng.integers(4, 99, rng.integers(0, 30))], np.int32)
-      for _ in range(rng.integers(1, 20))
+    np.asarray([3, *rng.integers(4, 99, rng.integers(0, 30))], np.int32)
+    for _ in range(rng.integers(1, 20))
   ]
   rows = pack(documents, length)
   body = rows[(rows != BOS) & (rows != PAD)]

@@ -36,6 +36,12 @@ _BLOCK_NAMES = {
   'W_down_FD': ('mlp.down_proj', True),
   'post_mlp_norm_D': ('post_feedforward_layernorm', False),
 }
+# Annotation of a config field → the types of a value that fits it.
+_KINDS = {
+  'int': int,
+  'float': (int, float),
+  'float | None': (int, float, type(None)),
+}
 _EMBED = 'model.embed_tokens.weight'
 _FINAL_NORM = 'model.norm.weight'
 
@@ -58,6 +64,8 @@ def load_config(folder: str | os.PathLike) -> gemma2.Gemma2Config:
     )
   _require(raw, where, 'attention_bias', False, absent_ok=True)
   _require(raw, where, 'tie_word_embeddings', True, absent_ok=True)
+  if raw.get('use_bidirectional_attention') is not None:  # null is causal
+    _require(raw, where, 'use_bidirectional_attention', False)
   # transformers 5 keeps RoPE under `rope_parameters`, transformers 4 in the
   # config itself with `rope_scaling` beside it.
   rope = raw.get('rope_parameters') or raw.get('rope_scaling') or {}
@@ -78,6 +86,13 @@ def load_config(folder: str | os.PathLike) -> gemma2.Gemma2Config:
   config = gemma2.Gemma2Config(
     **{f.name: values[f.name] for f in fields if f.name in values}
   )
+  for field in fields:
+    value = getattr(config, field.name)
+    if not isinstance(value, _KINDS[field.type]):
+      raise errors.InputError(
+        f'{where}: {field.name}={value!r} is not supported; expected type '
+        f'{field.type}.'
+      )
   layer_types = [
     'sliding_attention' if config.is_sliding(layer) else 'full_attention'
     for layer in range(config.num_hidden_layers)
@@ -103,8 +118,9 @@ def check_weights(
   """Raises InputError unless the header lists each tensor in its shape."""
   expected = {name: shape for _, name, shape, _ in _tensors(abstract(config))}
   with _open_weights(folder) as file:
+    names = set(file.keys())
     for name, shape in expected.items():
-      if name not in file:
+      if name not in names:
         raise errors.InputError(
           f'{folder}/model.safetensors lacks tensor {name}.'
         )
@@ -226,9 +242,12 @@ def _load_json(folder, name):
   if not path.is_file():
     raise errors.InputError(f'{path} does not exist; a model folder needs one.')
   try:
-    return json.loads(path.read_text())
+    raw = json.loads(path.read_text())
   except ValueError as error:
     raise errors.InputError(f'{path} is not JSON ({error}).') from error
+  if not isinstance(raw, dict):
+    raise errors.InputError(f'{path} is not a JSON object.')
+  return raw
 
 
 def _require(raw, where, key, expected, *, absent_ok=False):

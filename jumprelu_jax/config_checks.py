@@ -1,0 +1,121 @@
+"""Ranges of a config's values, and what must fit together."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import operator
+
+from jumprelu_jax import errors
+
+COMPUTE_DTYPES = ('float32', 'bfloat16')
+
+# Ranges by key: (low, high, is_low_included); high is included, None is open.
+_RANGES = {
+  'lm.layer': (0, None, True),
+  'text.context_length': (2, None, True),
+  'activations.sequences': (0, None, True),
+  'activations.sequences_per_batch': (1, None, True),
+  'activations.bucket_rows': (1, None, True),
+  'sae.num_latents': (1, None, True),
+  'sae.initial_threshold': (0, None, False),
+  'objective.sparsity_coeff': (0, None, True),
+  'objective.sparsity_warmup_steps': (0, None, True),
+  'objective.bandwidth': (0, None, False),
+  'optimizer.learning_rate': (0, None, False),
+  'optimizer.threshold_learning_rate': (0, None, True),
+  'optimizer.beta1': (0, 0.99999, True),
+  'optimizer.beta2': (0, 0.99999, False),
+  'optimizer.epsilon': (0, None, False),
+  'optimizer.warmup_steps': (0, None, True),
+  'optimizer.decay_fraction': (0, 1, True),
+  'train.steps': (1, None, True),
+  'train.batch_size': (1, None, True),
+  'train.steps_per_log': (1, None, True),
+  'train.steps_per_checkpoint': (1, None, True),
+  'evaluation.sequences': (0, None, True),
+  'evaluation.sequences_per_batch': (1, None, True),
+  'mesh.data': (1, None, True),
+  'mesh.latent': (1, None, True),
+  'seed': (0, None, True),
+}
+
+
+def check(run) -> None:
+  """Raises InputError where a `config.RunConfig` is not one that can run."""
+  raw = dataclasses.asdict(run)
+  for key, (low, high, is_low_included) in _RANGES.items():
+    value = functools.reduce(operator.getitem, key.split('.'), raw)
+    is_low_enough = value >= low if is_low_included else value > low
+    # Written so that NaN and infinity fail as well.
+    if (
+      not is_low_enough
+      or not value < float('inf')
+      or (high is not None and value > high)
+    ):
+      least = f'{">=" if is_low_included else ">"} {low}'
+      most = '' if high is None else f' and <= {high}'
+      raise errors.InputError(
+        f'config.{key}={value} is out of range; expected {least}{most}.'
+      )
+  if run.sae.compute_dtype not in COMPUTE_DTYPES:
+    raise errors.InputError(
+      f'config.sae.compute_dtype={run.sae.compute_dtype!r} is not known; '
+      f'expected one of {", ".join(COMPUTE_DTYPES)}.'
+    )
+  _check_sweep(run.sweep)
+  _check_train(run)
+  _check_mesh(run)
+
+
+def _check_sweep(sweep):
+  coeffs = sweep.sparsity_coeffs
+  if not coeffs or len(set(coeffs)) != len(coeffs):
+    raise errors.InputError(
+      f'config.sweep.sparsity_coeffs={coeffs}: expected at least one '
+      'coefficient and none twice.'
+    )
+  if not all(0 <= c < float('inf') for c in coeffs):
+    raise errors.InputError(
+      f'config.sweep.sparsity_coeffs={coeffs}: expected numbers >= 0.'
+    )
+
+
+def _check_train(run):
+  train = run.train
+  if train.steps_per_checkpoint % train.steps_per_log:
+    raise errors.InputError(
+      f'config.train.steps_per_checkpoint={train.steps_per_checkpoint} is '
+      f'not a multiple of config.train.steps_per_log={train.steps_per_log}; '
+      'a resumed run could not repeat the record that it was killed in.'
+    )
+  for key, warmup in (
+    ('optimizer.warmup_steps', run.optimizer.warmup_steps),
+    ('objective.sparsity_warmup_steps', run.objective.sparsity_warmup_steps),
+  ):
+    if warmup >= train.steps:
+      raise errors.InputError(
+        f'config.{key}={warmup} does not end before config.train.steps='
+        f'{train.steps}; shorten the warm-up or train for longer.'
+      )
+  if run.activations.bucket_rows < train.batch_size:
+    raise errors.InputError(
+      f'config.activations.bucket_rows={run.activations.bucket_rows} is less '
+      f'than config.train.batch_size={train.batch_size}; batches are drawn '
+      'from one bucket, make it larger.'
+    )
+
+
+def _check_mesh(run):
+  for key, size, axis in (
+    ('train.batch_size', run.train.batch_size, 'data'),
+    ('sae.num_latents', run.sae.num_latents, 'latent'),
+  ):
+    devices = getattr(run.mesh, axis)
+    if size % devices:
+      nearest = -(-size // devices) * devices
+      raise errors.InputError(
+        f'config.{key}={size} is not divisible by mesh axis '
+        f'{axis!r}={devices} (mesh=({run.mesh.data}, {run.mesh.latent})); '
+        f'use a multiple of {devices}, e.g. {nearest}.'
+      )

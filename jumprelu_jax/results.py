@@ -1,0 +1,53 @@
+"""The table of results: its columns, as CSV and for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import csv
+import os
+import pathlib
+
+#: Columns of results.csv, in order.
+COLUMNS = (
+    'architecture', 'objective', 'sparsity_coeff', 'k', 'seed', 'model', 'site',
+    'layer', 'd_model', 'num_latents', 'tokens', 'steps', 'l0', 'fvu',
+    'delta_lm_loss', 'loss_clean', 'loss_spliced', 'loss_mean_ablated',
+    'loss_recovered', 'dead_fraction', 'frac_over_1pct', 'frac_over_10pct',
+    'relative_reconstruction_bias', 'l0_settled',
+)  # fmt: skip
+
+
+def write(rows: Sequence[dict[str, object]], path: str | os.PathLike) -> None:
+  """Writes rows under COLUMNS; numbers to six digits, nothing for None."""
+  aside = pathlib.Path(path).with_suffix('.partial')
+  with aside.open('w', newline='') as file:
+    table = csv.writer(file, lineterminator='\n')
+    table.writerow(COLUMNS)
+    table.writerows([[_cell(row[name]) for name in COLUMNS] for row in rows])
+  os.replace(aside, path)
+
+
+def format_table(rows: Sequence[dict[str, object]]) -> str:
+  """Returns the columns that matter most as text for a terminal."""
+  names = (
+      'sparsity_coeff', 'l0', 'fvu', 'delta_lm_loss', 'loss_recovered',
+      'dead_fraction', 'l0_settled',
+  )  # fmt: skip
+  cells = [names] + [
+    tuple(
+      f'{row[name]:.4g}' if isinstance(row[name], float) else str(row[name])
+      for name in names
+    )
+    for row in rows
+  ]
+  widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+  return '\n'.join(
+    '  '.join(cell.rjust(w) for cell, w in zip(line, widths, strict=True))
+    for line in cells
+  )
+
+
+def _cell(value):
+  if value is None:
+    return ''
+  return f'{value:.6g}' if isinstance(value, float) else value
