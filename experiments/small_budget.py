@@ -41,16 +41,18 @@ _OUT = flags.DEFINE_string('out', None, 'CSV to write.', required=True)
 _AGAINST = flags.DEFINE_string('against', None, 'CSV of another study.')
 
 COEFFS = (1e-3, 2e-3, 4e-3)
+ABLATION_COEFFS = (1e-3, 4e-3)
 LEARNING_RATES = (1e-3, 3e-3, 1e-2)
 
 #: SAELens' decoder, and with it its encoder, starts at norm 0.1, so its
 #: pre-activations are ten times smaller than ours at first.
 SAELENS = {'sae.initial_threshold': 0.02, 'objective.bandwidth': 0.004}
 
+_RAW = {'sae.architecture': 'jumprelu_raw_threshold'}
 #: One factor at a time away from the recipe: name → overrides.
 ABLATION = {
   'recipe': {},
-  'threshold_lr=learning_rate': {'optimizer.threshold_learning_rate': 3e-3},
+  'threshold_lr=3e-3': {'optimizer.threshold_learning_rate': 3e-3},
   'threshold_lr=3e-2': {'optimizer.threshold_learning_rate': 3e-2},
   'initial_threshold=0.001': {'sae.initial_threshold': 1e-3},
   'initial_threshold=0.01': {'sae.initial_threshold': 0.01},
@@ -58,24 +60,10 @@ ABLATION = {
   'bandwidth=0.001': {'objective.bandwidth': 1e-3},
   'bandwidth=0.005': {'objective.bandwidth': 5e-3},
   'bandwidth=0.02': {'objective.bandwidth': 0.02},
-  'raw_threshold,lr=1e-4': {
-    'sae.architecture': 'jumprelu_raw_threshold',
-    'optimizer.threshold_learning_rate': 1e-4,
-  },
-  'raw_threshold,lr=5e-4': {
-    'sae.architecture': 'jumprelu_raw_threshold',
-    'optimizer.threshold_learning_rate': 5e-4,
-  },
-  'raw_threshold,lr=3e-3': {
-    'sae.architecture': 'jumprelu_raw_threshold',
-    'optimizer.threshold_learning_rate': 3e-3,
-  },
+  'raw_threshold,lr=1e-4': _RAW | {'optimizer.threshold_learning_rate': 1e-4},
+  'raw_threshold,lr=5e-4': _RAW | {'optimizer.threshold_learning_rate': 5e-4},
   'decay_fraction=0': {'optimizer.decay_fraction': 0.0},
-  'decay_fraction=0.2': {'optimizer.decay_fraction': 0.2},
-  'decay_fraction=1': {'optimizer.decay_fraction': 1.0},
   'beta1=0.9': {'optimizer.beta1': 0.9},
-  'no_pre_encoder_bias': {'sae.use_pre_encoder_bias': False},
-  'sparsity_warmup=0': {'objective.sparsity_warmup_steps': 0},
   'gemma_scope': {
     'optimizer.learning_rate': 7e-5,
     'optimizer.threshold_learning_rate': 7e-5,
@@ -161,16 +149,13 @@ def train_saelens(run, inputs, store, folder):
 
 def cases(run):
   """Yields (variant, config, trainer) of the study."""
+  variants = {f'lr={lr:g}': at_learning_rate(run, lr) for lr in LEARNING_RATES}
+  coeffs, trainer = COEFFS, train_ours
   if _STUDY.value == 'ablation':
-    variants = ABLATION
-  else:
-    variants = {
-      f'lr={lr:g}': at_learning_rate(run, lr) for lr in LEARNING_RATES
-    }
-  trainer = train_ours
+    variants, coeffs = ABLATION, ABLATION_COEFFS
   if _STUDY.value == 'saelens':
     trainer, run = train_saelens, run.with_values(SAELENS)
-  for (name, values), coeff in itertools.product(variants.items(), COEFFS):
+  for (name, values), coeff in itertools.product(variants.items(), coeffs):
     values = values | {'objective.sparsity_coeff': coeff}
     yield name, run.with_values(values), trainer
 
