@@ -60,6 +60,7 @@ def _draw_line(ax, rows, metric, architecture):
     marker='o',
     markersize=4,
     label=architecture,
+    clip_on=False,  # markers at zero are seen whole
   )
   if unsettled:
     ax.plot(
