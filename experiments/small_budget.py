@@ -41,32 +41,39 @@ _OUT = flags.DEFINE_string('out', None, 'CSV to write.', required=True)
 _AGAINST = flags.DEFINE_string('against', None, 'CSV of another study.')
 
 COEFFS = (1e-3, 2e-3, 4e-3)
-ABLATION_COEFFS = (1e-3, 4e-3)
+ABLATION_COEFFS = (1.5e-3,)
 LEARNING_RATES = (1e-3, 3e-3, 1e-2)
 
 #: SAELens' decoder, and with it its encoder, starts at norm 0.1, so its
-#: pre-activations are ten times smaller than ours at first.
-SAELENS = {'sae.initial_threshold': 0.02, 'objective.bandwidth': 0.004}
+#: pre-activations are ten times smaller than ours at first. Adam's beta2 is its
+#: default.
+SAELENS = {
+  'sae.initial_threshold': 0.02,
+  'objective.bandwidth': 0.004,
+  'optimizer.beta2': 0.999,
+}
 
 _RAW = {'sae.architecture': 'jumprelu_raw_threshold'}
 #: One factor at a time away from the recipe: name → overrides.
 ABLATION = {
   'recipe': {},
+  'learning_rate=3e-3': {'optimizer.learning_rate': 3e-3},
+  'learning_rate=2e-2': {'optimizer.learning_rate': 2e-2},
+  'beta2=0.999': {'optimizer.beta2': 0.999},
+  'beta1=0.9': {'optimizer.beta1': 0.9},
   'threshold_lr=3e-3': {'optimizer.threshold_learning_rate': 3e-3},
-  'threshold_lr=3e-2': {'optimizer.threshold_learning_rate': 3e-2},
   'initial_threshold=0.001': {'sae.initial_threshold': 1e-3},
-  'initial_threshold=0.01': {'sae.initial_threshold': 0.01},
   'initial_threshold=0.1': {'sae.initial_threshold': 0.1},
   'bandwidth=0.001': {'objective.bandwidth': 1e-3},
   'bandwidth=0.005': {'objective.bandwidth': 5e-3},
   'bandwidth=0.02': {'objective.bandwidth': 0.02},
-  'raw_threshold,lr=1e-4': _RAW | {'optimizer.threshold_learning_rate': 1e-4},
   'raw_threshold,lr=5e-4': _RAW | {'optimizer.threshold_learning_rate': 5e-4},
+  'raw_threshold,lr=2e-3': _RAW | {'optimizer.threshold_learning_rate': 2e-3},
   'decay_fraction=0': {'optimizer.decay_fraction': 0.0},
-  'beta1=0.9': {'optimizer.beta1': 0.9},
   'gemma_scope': {
     'optimizer.learning_rate': 7e-5,
     'optimizer.threshold_learning_rate': 7e-5,
+    'optimizer.beta2': 0.999,
     'optimizer.decay_fraction': 0.0,
     'sae.initial_threshold': 1e-3,
     'objective.bandwidth': 1e-3,
