@@ -22,8 +22,8 @@ def get_config(arg=''):
   c.sae.initial_threshold = 0.05
   c.objective.bandwidth = 0.01
   c.objective.sparsity_warmup_steps = 400
-  c.optimizer.learning_rate = 1e-2
-  c.optimizer.threshold_learning_rate = 3e-2
+  c.optimizer.learning_rate = 7e-3
+  c.optimizer.threshold_learning_rate = 2e-2
   c.optimizer.beta2 = 0.98
   c.optimizer.warmup_steps = 50
   c.optimizer.decay_fraction = 1.0
@@ -34,7 +34,7 @@ def get_config(arg=''):
     'steps_per_checkpoint': 500,
   }
   c.evaluation = {'sequences': 512, 'sequences_per_batch': 32}
-  c.sweep.sparsity_coeffs = (1e-4, 3e-4, 7e-4, 1.5e-3, 3e-3, 6e-3)
+  c.sweep.sparsity_coeffs = (1.5e-4, 3e-4, 7e-4, 1.5e-3, 3e-3, 5e-3)
   if is_quick:
     c.activations.sequences = 128
     c.activations.bucket_rows = 10_000

@@ -57,19 +57,13 @@ _RAW = {'sae.architecture': 'jumprelu_raw_threshold'}
 #: One factor at a time away from the recipe: name → overrides.
 ABLATION = {
   'recipe': {},
-  'learning_rate=3e-3': {'optimizer.learning_rate': 3e-3},
-  'learning_rate=2e-2': {'optimizer.learning_rate': 2e-2},
   'beta2=0.999': {'optimizer.beta2': 0.999},
-  'beta1=0.9': {'optimizer.beta1': 0.9},
-  'threshold_lr=3e-3': {'optimizer.threshold_learning_rate': 3e-3},
+  'decay_fraction=0': {'optimizer.decay_fraction': 0.0},
+  'threshold_lr=7e-3': {'optimizer.threshold_learning_rate': 7e-3},
   'initial_threshold=0.001': {'sae.initial_threshold': 1e-3},
-  'initial_threshold=0.1': {'sae.initial_threshold': 0.1},
   'bandwidth=0.001': {'objective.bandwidth': 1e-3},
   'bandwidth=0.005': {'objective.bandwidth': 5e-3},
-  'bandwidth=0.02': {'objective.bandwidth': 0.02},
-  'raw_threshold,lr=5e-4': _RAW | {'optimizer.threshold_learning_rate': 5e-4},
-  'raw_threshold,lr=2e-3': _RAW | {'optimizer.threshold_learning_rate': 2e-3},
-  'decay_fraction=0': {'optimizer.decay_fraction': 0.0},
+  'raw_threshold,lr=1e-3': _RAW | {'optimizer.threshold_learning_rate': 1e-3},
   'gemma_scope': {
     'optimizer.learning_rate': 7e-5,
     'optimizer.threshold_learning_rate': 7e-5,
