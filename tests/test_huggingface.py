@@ -108,12 +108,6 @@ def test_folder_is_saved_in_bfloat16_unless_told(model, tokenizer, tmp_path):
   assert_trees_equal(huggingface.load(tmp_path), widened)
 
 
-def test_weights_are_marked_as_transformers_4_demands(folder):
-  path = folder / 'model.safetensors'
-  with safetensors.safe_open(path, framework='np') as file:
-    assert file.metadata() == {'format': 'pt'}
-
-
 def test_transformers_loads_our_folder_and_gives_our_logits(folder, model):
   torch = pytest.importorskip('torch')
   transformers = pytest.importorskip('transformers')
