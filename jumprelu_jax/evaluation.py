@@ -22,9 +22,9 @@ import numpy as np
 from jumprelu_jax import progress
 from jumprelu_jax import sae as sae_lib
 from jumprelu_jax import text
-from jumprelu_jax.lm import gemma2
 from jumprelu_jax.lm import loss as lm_loss
 from jumprelu_jax.lm import sites
+from jumprelu_jax.lm import transformer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Baseline:
 
 
 def measure_baseline(
-  model: gemma2.Gemma2, tokens_NL: np.ndarray, where: sites.Site, rows: int
+  model: transformer.Transformer, tokens_NL: np.ndarray, where: sites.Site, rows: int
 ) -> Baseline:
   """Measures the model on its own; `rows` sequences in a forward pass."""
   clean = _sum_over_batches(
@@ -71,7 +71,7 @@ def measure_baseline(
 
 def evaluate(
   sae: sae_lib.SAE,
-  model: gemma2.Gemma2,
+  model: transformer.Transformer,
   tokens_NL: np.ndarray,
   where: sites.Site,
   rows: int,
@@ -125,7 +125,7 @@ def evaluate(
 
 
 def spliced_logits(
-  model: gemma2.Gemma2,
+  model: transformer.Transformer,
   tokens_BL: jax.Array,
   where: sites.Site,
   fn: Callable[[jax.Array], jax.Array],
@@ -141,18 +141,17 @@ def spliced_logits(
   Returns:
     logits [B, L, V], and at the site x [B * L, D] and fn(x) [B * L, D].
   """
-  special = lm_loss.special_ids(model.config)
-  is_text_BL = text.is_text(tokens_BL, special)
+  is_text_BL = text.is_text(tokens_BL, model.architecture.special_ids)
   seen = []
 
   def replace(x_BLD):
     x_ND = x_BLD.reshape(-1, x_BLD.shape[-1]).astype('float32')
     y_ND = fn(x_ND)
     seen.extend([x_ND, y_ND])
-    y_BLD = y_ND.reshape(x_BLD.shape).astype(x_BLD.dtype)
-    return jnp.where(is_text_BL[..., None], y_BLD, x_BLD)
+    return y_ND.reshape(x_BLD.shape).astype(x_BLD.dtype)
 
-  logits_BLV = gemma2.logits(model, tokens_BL, sites.splice(where, replace))
+  hooks = sites.splice(where, replace, is_text_BL)
+  logits_BLV = transformer.logits(model, tokens_BL, hooks)
   return logits_BLV, *seen
 
 
@@ -200,7 +199,7 @@ def _spliced_sums(tokens_BL, model, where, sae):
 
 def _loss_sums(model, logits_BLV, tokens_BL):
   """Sums of loss, predictions and text positions."""
-  special = lm_loss.special_ids(model.config)
+  special = model.architecture.special_ids
   loss_BL, counts_BL = lm_loss.next_token_loss(logits_BLV, tokens_BL, special)
   return {
     'loss': jnp.sum(loss_BL * counts_BL),
@@ -211,7 +210,7 @@ def _loss_sums(model, logits_BLV, tokens_BL):
 
 def _is_text_N1(model, tokens_BL):
   """1 where a position counts, as a column of floats."""
-  is_text_BL = text.is_text(tokens_BL, lm_loss.special_ids(model.config))
+  is_text_BL = text.is_text(tokens_BL, model.architecture.special_ids)
   return is_text_BL.reshape(-1, 1).astype('float32')
 
 
@@ -221,7 +220,7 @@ def _sum_over_batches(label, sums_fn, tokens_NL, rows, model, where, *args):
   with progress.track(label, tokens_NL.size, 'tokens') as bar:
     for start in range(0, len(tokens_NL), rows):
       tokens_BL = tokens_NL[start : start + rows]
-      padded_BL = text.pad_rows(tokens_BL, rows, model.config.pad_token_id)
+      padded_BL = text.pad_rows(tokens_BL, rows, model.architecture.pad_id)
       sums = jax.device_get(
         sums_fn(jnp.asarray(padded_BL), model, where, *args)
       )

@@ -15,13 +15,23 @@ PyTree = TypeVar('PyTree')
 
 #: (pattern of a leaf's path, layout); the first match counts. Paths end in the
 #: parameter's name, so Adam's moments lie as their parameters do.
+#: A language model lies on the same mesh: its heads, its MLP's width and its
+#: vocabulary over 'latent'. Its blocks are stacked, hence the first None.
 RULES = (
   (r'W_enc$', P(None, 'latent')),
   (r'W_dec$', P('latent', None)),
   (r'(b_enc|threshold)$', P('latent')),
   (r'(b_dec|step|count)$', P()),
+  (r'(embed|head)_VD$', P('latent', None)),
+  (r'blocks/W_[qkv]_D[HG]K$', P(None, None, 'latent', None)),
+  (r'blocks/b_[qkv]_[HG]K$', P(None, 'latent', None)),
+  (r'blocks/W_o_HKD$', P(None, 'latent', None, None)),
+  (r'blocks/W_(gate|up)_DF$', P(None, None, 'latent')),
+  (r'blocks/b_(gate|up)_F$', P(None, 'latent')),
+  (r'blocks/W_down_FD$', P(None, 'latent', None)),
+  (r'(norm\w*|blocks/b_(o|down)|positions)_C?[DK]$', P()),
 )
-#: Activations x_BD: rows over 'data'.
+#: Activations x_BD, and token ids: rows over 'data'.
 BATCH = P('data', None)
 
 
@@ -51,16 +61,22 @@ def make_mesh(data: int, latent: int) -> jax.sharding.Mesh:
 def of_tree(mesh: jax.sharding.Mesh, tree: PyTree) -> PyTree:
   """Returns a NamedSharding for each leaf of a tree of arrays, by RULES.
 
+  An axis that the mesh does not divide (three heads over two devices) is held
+  whole; for SAEs the config is checked so that there is none.
+
   Raises:
     ValueError: no rule matches a leaf.
   """
 
   def of_leaf(path, leaf):
-    del leaf
     name = jax.tree_util.keystr(path, simple=True, separator='/')
     for pattern, spec in RULES:
       if re.search(pattern, name):
-        return NamedSharding(mesh, spec)
+        divided = [
+          axis if axis and size % mesh.shape[axis] == 0 else None
+          for axis, size in zip(spec, leaf.shape, strict=False)
+        ]
+        return NamedSharding(mesh, P(*divided))
     raise ValueError(f'No sharding rule for {name!r}; add one to RULES.')
 
   return jax.tree_util.tree_map_with_path(of_leaf, tree)

@@ -15,13 +15,14 @@ import tokenizers  # noqa: E402
 
 from configs import quickstart  # noqa: E402
 from jumprelu_jax import config as config_lib  # noqa: E402
-from jumprelu_jax.lm import gemma2  # noqa: E402
+from jumprelu_jax.lm import hf_config  # noqa: E402
 from jumprelu_jax.lm import huggingface  # noqa: E402
+from jumprelu_jax.lm import transformer  # noqa: E402
 
 if not flags.FLAGS.is_parsed():
   flags.FLAGS.mark_as_parsed()
 
-TINY_LM = gemma2.Gemma2Config(
+TINY_LM = hf_config.gemma2(
   vocab_size=40,
   hidden_size=16,
   intermediate_size=24,
@@ -32,6 +33,7 @@ TINY_LM = gemma2.Gemma2Config(
   max_position_embeddings=32,
   sliding_window=8,
   query_pre_attn_scalar=6.0,
+  rms_norm_eps=1e-6,
 )
 
 
@@ -58,7 +60,7 @@ def tiny_lm(tmp_path_factory):
     )
   )
   tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Split('', 'isolated')
-  model = gemma2.init(TINY_LM, jax.random.key(0))
+  model = transformer.init(TINY_LM, jax.random.key(0))
   huggingface.save(model, tokenizer, folder, dtype='float32')
   return folder
 

@@ -108,12 +108,12 @@ def test_rows_are_a_function_of_seed_and_step():
 def test_tokenizer_loses_no_text_and_splits_digits():
   tokenizer = train_lm.train_tokenizer(['the cat sat on the mat in 1984'] * 5)
   assert [tokenizer.token_to_id(t) for t in ('<pad>', '<eos>', '<bos>')] == [
-    train_lm.CONFIG.pad_token_id,
-    train_lm.CONFIG.eos_token_id,
-    train_lm.CONFIG.bos_token_id,
+    train_lm.ARCHITECTURE.pad_id,
+    train_lm.ARCHITECTURE.special_ids[1],
+    train_lm.ARCHITECTURE.bos_id,
   ]
   unseen = 'Ünseen: 1984\t☕\n'
   encoding = tokenizer.encode(unseen)
-  assert encoding.ids[0] == train_lm.CONFIG.bos_token_id
+  assert encoding.ids[0] == train_lm.ARCHITECTURE.bos_id
   assert tokenizer.decode(encoding.ids) == unseen
   assert {'1', '9', '8', '4'} <= set(encoding.tokens)

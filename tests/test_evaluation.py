@@ -7,14 +7,12 @@ import pytest
 
 from jumprelu_jax import evaluation
 from jumprelu_jax import sae as sae_lib
-from jumprelu_jax.lm import gemma2
 from jumprelu_jax.lm import huggingface
 from jumprelu_jax.lm import loss as lm_loss
 from jumprelu_jax.lm import sites
+from jumprelu_jax.lm import transformer
 
-SITES = [
-  sites.Site(name, layer) for name in sites.SITE_NAMES for layer in (0, 1)
-]
+SITES = [sites.Site(name, i % 2) for i, name in enumerate(sites.SITES)]
 
 
 @pytest.fixture(scope='module')
@@ -48,12 +46,12 @@ def random_sae(d_model, seed=0):
 
 
 def site_dim(model, where):
-  return model.config.site_dim(where.name)
+  return model.architecture.site_dim(where.name)
 
 
-def mean_loss(model, tokens_NL, hook):
+def mean_loss(model, tokens_NL, hooks):
   """Mean loss over predictions that count, float64, all rows at once."""
-  logits = np.asarray(gemma2.logits(model, tokens_NL, hook), np.float64)
+  logits = np.asarray(transformer.logits(model, tokens_NL, hooks), np.float64)
   log_z = np.log(np.exp(logits[:, :-1]).sum(-1))
   targets = tokens_NL[:, 1:]
   picked = np.take_along_axis(logits[:, :-1], targets[..., None], -1)[..., 0]
@@ -68,7 +66,7 @@ def test_metrics_equal_the_reference(model, where):
   got = evaluation.evaluate(sae, model, tokens_NL, where, 4, baseline)
 
   is_text_NL = tokens_NL > 2
-  x = np.asarray(gemma2.tap(model, tokens_NL, where))[is_text_NL]
+  x = np.asarray(transformer.tap(model, tokens_NL, (where,))[0])[is_text_NL]
   x = x.astype(np.float64)
   weights = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(sae)]
   W_enc, b_enc, W_dec, b_dec, threshold = weights
@@ -89,7 +87,7 @@ def test_metrics_equal_the_reference(model, where):
     pre = x @ W_enc + b_enc
     return (pre * (pre > threshold)) @ W_dec + b_dec
 
-  clean = mean_loss(model, tokens_NL, sites.no_hook)
+  clean = mean_loss(model, tokens_NL, {})
   spliced = with_rows(reconstruct)
   ablated = with_rows(lambda x: np.broadcast_to(mean, x.shape))
   expected = {
@@ -113,16 +111,19 @@ def test_metrics_equal_the_reference(model, where):
     if name == 'loss_recovered':  # the same, over a small difference
       error = 2 * 1e-5 * clean * (1 + abs(value))
       tolerance = {'atol': error / abs(ablated - clean)}
+    if name == 'relative_reconstruction_bias':  # a random SAE's terms cancel
+      cancelled = abs(x_hat * x).sum() / abs((x_hat * x).sum())
+      tolerance = {'rtol': 1e-5 * cancelled}
     np.testing.assert_allclose(got[name], value, err_msg=name, **tolerance)
 
 
 @pytest.mark.parametrize('where', SITES, ids=str)
 def test_splicing_the_activations_themselves_changes_no_loss(model, where):
   tokens_BL = jnp.asarray(heldout())
-  special = lm_loss.special_ids(model.config)
+  special = model.architecture.special_ids
   losses = []
   for logits_BLV in (
-    gemma2.logits(model, tokens_BL),
+    transformer.logits(model, tokens_BL),
     evaluation.spliced_logits(model, tokens_BL, where, lambda x: x)[0],
   ):
     loss_BL, counts_BL = lm_loss.next_token_loss(logits_BLV, tokens_BL, special)
@@ -162,9 +163,9 @@ def test_special_positions_keep_their_activations(model):
   spliced_BLV, _, _ = evaluation.spliced_logits(
     model, tokens_BL, where, jnp.zeros_like
   )
-  clean_BLV = gemma2.logits(model, tokens_BL)
+  clean_BLV = transformer.logits(model, tokens_BL)
   is_bos_BL = np.asarray(tokens_BL) == 2
-  changed_BL = np.abs(spliced_BLV - clean_BLV).max(-1) > 0
+  changed_BL = np.abs(spliced_BLV - clean_BLV).max(-1) > 1e-4
   # After the last block a position's logits depend on that position alone.
   np.testing.assert_array_equal(changed_BL, np.asarray(tokens_BL) > 2)
   assert is_bos_BL.any()

@@ -26,9 +26,10 @@ import tokenizers
 from jumprelu_jax import checkpoint
 from jumprelu_jax import embedded
 from jumprelu_jax import text
-from jumprelu_jax.lm import gemma2
+from jumprelu_jax.lm import hf_config
 from jumprelu_jax.lm import huggingface
 from jumprelu_jax.lm import loss as lm_loss
+from jumprelu_jax.lm import transformer
 
 _LM_TEXT = flags.DEFINE_string(
   'lm_text', str(embedded.HARVEST_TEXT), 'JSON-lines file to train on.'
@@ -47,7 +48,7 @@ _SEED = flags.DEFINE_integer('seed', 0, 'Seeds parameters and data order.')
 
 VOCAB_SIZE = 4096
 CONTEXT = 128
-CONFIG = gemma2.Gemma2Config(
+ARCHITECTURE = hf_config.gemma2(
   vocab_size=VOCAB_SIZE,
   hidden_size=128,
   intermediate_size=512,
@@ -58,6 +59,7 @@ CONFIG = gemma2.Gemma2Config(
   max_position_embeddings=CONTEXT,
   sliding_window=64,
   query_pre_attn_scalar=32.0,
+  rms_norm_eps=1e-6,
 )
 STEPS_PER_CHECKPOINT = 200
 WARMUP_STEPS = 60
@@ -65,7 +67,7 @@ WARMUP_STEPS = 60
 
 @flax.struct.dataclass
 class State:
-  model: gemma2.Gemma2
+  model: transformer.Transformer
   opt_state: optax.OptState
 
 
@@ -88,7 +90,7 @@ def train_tokenizer(documents):
   )
   tokenizer.train_from_iterator(documents, trainer)
   tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
-    single='<bos> $A', special_tokens=[('<bos>', CONFIG.bos_token_id)]
+    single='<bos> $A', special_tokens=[('<bos>', ARCHITECTURE.bos_id)]
   )
   return tokenizer
 
@@ -104,8 +106,8 @@ def prepare(workdir):
     tokens_NL = text.pack(
       text.encode(documents, tokenizer),
       CONTEXT,
-      bos_id=CONFIG.bos_token_id,
-      pad_id=CONFIG.pad_token_id,
+      bos_id=ARCHITECTURE.bos_id,
+      pad_id=ARCHITECTURE.pad_id,
     )
     np.save(workdir / 'tmp.npy', tokens_NL)
     os.replace(workdir / 'tmp.npy', tokens_path)
@@ -122,9 +124,18 @@ def make_optimizer(steps):
     )
 
   def muon_dimensions(params):
-    matrix = optax.contrib.MuonDimensionNumbers()
-    dimensions = jax.tree.map(lambda p: matrix if p.ndim == 2 else None, params)
-    return dimensions.replace(embed_VD=None)
+    # Blocks are stacked, and heads are two axes of a matrix's one.
+    matrices = {
+      'W_q_DHK': (1, (2, 3)), 'W_k_DGK': (1, (2, 3)), 'W_v_DGK': (1, (2, 3)),
+      'W_o_HKD': ((1, 2), 3), 'W_gate_DF': (1, 2), 'W_up_DF': (1, 2),
+      'W_down_FD': (1, 2),
+    }  # fmt: skip
+
+    def of_leaf(path, _):
+      axes = matrices.get(path[-1].name)
+      return axes and optax.contrib.MuonDimensionNumbers(*axes)
+
+    return jax.tree_util.tree_map_with_path(of_leaf, params)
 
   return optax.chain(
     optax.clip_by_global_norm(1.0),
@@ -147,9 +158,9 @@ def rows_of_step(step, num_rows, rows, seed):
 
 def mean_loss(model, tokens_BL):
   """Mean next-token loss in nats over the predictions that count."""
-  special = lm_loss.special_ids(model.config)
+  special = model.architecture.special_ids
   loss_BL, counts_BL = lm_loss.next_token_loss(
-    gemma2.logits(model, tokens_BL), tokens_BL, special
+    transformer.logits(model, tokens_BL), tokens_BL, special
   )
   return jnp.sum(loss_BL * counts_BL) / jnp.sum(counts_BL)
 
@@ -167,15 +178,15 @@ def heldout_loss(model, tokenizer):
   tokens_NL = text.pack(
     text.encode(documents, tokenizer),
     CONTEXT,
-    bos_id=CONFIG.bos_token_id,
-    pad_id=CONFIG.pad_token_id,
+    bos_id=ARCHITECTURE.bos_id,
+    pad_id=ARCHITECTURE.pad_id,
   )
-  special = lm_loss.special_ids(CONFIG)
+  special = ARCHITECTURE.special_ids
 
   @jax.jit
   def sums(model, tokens_BL):
     loss_BL, counts_BL = lm_loss.next_token_loss(
-      gemma2.logits(model, tokens_BL), tokens_BL, special
+      transformer.logits(model, tokens_BL), tokens_BL, special
     )
     return jnp.sum(loss_BL * counts_BL), jnp.sum(counts_BL)
 
@@ -203,11 +214,11 @@ text and nothing else; it is a subject for experiments, not a source of text.
 
 | | |
 | --- | --- |
-| architecture | Gemma 2: {CONFIG.num_hidden_layers} layers, d_model \
-{CONFIG.hidden_size}, {CONFIG.num_attention_heads} heads of \
-{CONFIG.head_dim} ({CONFIG.num_key_value_heads} key/value heads), MLP width \
-{CONFIG.intermediate_size}, context {CONTEXT}, sliding window \
-{CONFIG.sliding_window} on even layers |
+| architecture | Gemma 2: {ARCHITECTURE.num_layers} layers, d_model \
+{ARCHITECTURE.d_model}, {ARCHITECTURE.num_heads} heads of \
+{ARCHITECTURE.head_dim} ({ARCHITECTURE.num_kv_heads} key/value heads), MLP width \
+{ARCHITECTURE.d_mlp}, context {CONTEXT}, sliding window \
+{ARCHITECTURE.windows[0]} on even layers |
 | parameters | {result['parameters']:,}, bfloat16 |
 | tokenizer | byte-level BPE, {VOCAB_SIZE:,} pieces, digits apart; `<pad>` 0, \
 `<eos>` 1, `<bos>` 2 |
@@ -238,7 +249,7 @@ def main(argv):
   tokenizer, tokens_NL = prepare(workdir)
   print(f'{tokens_NL.size:,} training tokens', flush=True)
   tx = make_optimizer(_STEPS.value)
-  model = gemma2.init(CONFIG, jax.random.key(_SEED.value))
+  model = transformer.init(ARCHITECTURE, jax.random.key(_SEED.value))
   state = State(model, tx.init(model))
   checkpointer = checkpoint.Checkpointer(workdir / 'checkpoints')
   start, state = checkpointer.restore_latest(state) or (0, state)

@@ -1,13 +1,16 @@
 """Reads and writes Hugging Face model folders.
 
-A folder holds config.json, model.safetensors and tokenizer.json. Only this file
-knows their names for things.
+A folder holds config.json, tokenizer.json and weights: model.safetensors, or
+several files with model.safetensors.index.json. Each device's slice of a
+parameter is read by itself, so no host holds a copy of the model.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
+import math
 import os
 import pathlib
 
@@ -19,93 +22,69 @@ import safetensors.numpy
 import tokenizers
 
 from jumprelu_jax import errors
-from jumprelu_jax.lm import gemma2
+from jumprelu_jax import sharding
+from jumprelu_jax.lm import hf_config
+from jumprelu_jax.lm import hf_weights
+from jumprelu_jax.lm import transformer
+from jumprelu_jax.lm.architecture import Architecture
 
-# Our field of a block → Hugging Face's name and whether it is transposed
-# (torch's Linear stores [out, in], we store [in, out]).
-_BLOCK_NAMES = {
-  'pre_attn_norm_D': ('input_layernorm', False),
-  'W_q_DP': ('self_attn.q_proj', True),
-  'W_k_DQ': ('self_attn.k_proj', True),
-  'W_v_DQ': ('self_attn.v_proj', True),
-  'W_o_PD': ('self_attn.o_proj', True),
-  'post_attn_norm_D': ('post_attention_layernorm', False),
-  'pre_mlp_norm_D': ('pre_feedforward_layernorm', False),
-  'W_gate_DF': ('mlp.gate_proj', True),
-  'W_up_DF': ('mlp.up_proj', True),
-  'W_down_FD': ('mlp.down_proj', True),
-  'post_mlp_norm_D': ('post_feedforward_layernorm', False),
-}
-# Annotation of a config field → the types of a value that fits it.
-_KINDS = {
-  'int': int,
-  'float': (int, float),
-  'float | None': (int, float, type(None)),
-}
-_EMBED = 'model.embed_tokens.weight'
-_FINAL_NORM = 'model.norm.weight'
+_CONFIG = 'config.json'
+_WEIGHTS = 'model.safetensors'
+_INDEX = 'model.safetensors.index.json'
+_TOKENIZER = 'tokenizer.json'
 
 
-def load_config(folder: str | os.PathLike) -> gemma2.Gemma2Config:
-  """Reads config.json of a Gemma 2 folder.
+def resolve(path: str, revision: str = '') -> tuple[pathlib.Path, str]:
+  """Returns a model's folder and its revision, downloaded if it is a hub id.
+
+  Args:
+    path: a folder, or 'owner/name' on the Hugging Face hub.
+    revision: branch, tag or commit on the hub; '' is its default branch. For
+      a folder it must be ''.
+
+  Returns:
+    The folder, and the commit that a hub id stands for ('' for a folder), which
+    belongs in the record of a run.
 
   Raises:
-    errors.InputError: the folder or a file is missing or unreadable, or the
-      model is not one that `gemma2` computes exactly.
+    errors.InputError: there is no such folder, and no such model on the hub.
   """
-  raw = _load_json(pathlib.Path(folder), 'config.json')
-  where = f'{folder}/config.json'
-  _require(raw, where, 'model_type', 'gemma2')
-  activation = raw.get('hidden_activation') or raw.get('hidden_act')
-  if activation != 'gelu_pytorch_tanh':
-    raise errors.InputError(
-      f'{where}: activation {activation!r} is not supported; expected '
-      "'gelu_pytorch_tanh'."
-    )
-  _require(raw, where, 'attention_bias', False, absent_ok=True)
-  _require(raw, where, 'tie_word_embeddings', True, absent_ok=True)
-  if raw.get('use_bidirectional_attention') is not None:  # null is causal
-    _require(raw, where, 'use_bidirectional_attention', False)
-  # transformers 5 keeps RoPE under `rope_parameters`, transformers 4 in the
-  # config itself with `rope_scaling` beside it.
-  rope = raw.get('rope_parameters') or raw.get('rope_scaling') or {}
-  rope_type = rope.get('rope_type', rope.get('type', 'default'))
-  if rope_type != 'default':
-    raise errors.InputError(
-      f"{where}: RoPE type {rope_type!r} is not supported; expected 'default'."
-    )
-  values = dict(raw)
-  values['rope_theta'] = rope.get(
-    'rope_theta', raw.get('rope_theta', gemma2.Gemma2Config.rope_theta)
-  )
-  fields = dataclasses.fields(gemma2.Gemma2Config)
-  required = {f.name for f in fields if f.default is dataclasses.MISSING}
-  missing = sorted(required - values.keys())
-  if missing:
-    raise errors.InputError(f'{where} lacks {", ".join(missing)}.')
-  config = gemma2.Gemma2Config(
-    **{f.name: values[f.name] for f in fields if f.name in values}
-  )
-  for field in fields:
-    value = getattr(config, field.name)
-    if not isinstance(value, _KINDS[field.type]):
+  if os.path.isdir(path):
+    if revision:
       raise errors.InputError(
-        f'{where}: {field.name}={value!r} is not supported; expected type '
-        f'{field.type}.'
+        f'config.lm.revision={revision!r} is for models on the hub, but {path} '
+        'is a folder; leave it empty.'
       )
-  layer_types = [
-    'sliding_attention' if config.is_sliding(layer) else 'full_attention'
-    for layer in range(config.num_hidden_layers)
-  ]
-  _require(raw, where, 'layer_types', layer_types, absent_ok=True)
-  return config
+    return pathlib.Path(path), ''
+  is_hub_id = path.count('/') == 1 and not path.startswith(('.', '/', '~'))
+  if not is_hub_id:
+    raise errors.InputError(
+      f'model folder {path} does not exist; give a folder with {_CONFIG}, '
+      f'{_WEIGHTS} and {_TOKENIZER}, or a hub id such as google/gemma-2-2b.'
+    )
+  return _download(path, revision)
+
+
+def load_architecture(folder: str | os.PathLike) -> Architecture:
+  """Reads config.json.
+
+  Raises:
+    errors.InputError: the folder or the file is missing or unreadable, or the
+      model is not one that `transformer` computes exactly.
+  """
+  folder = pathlib.Path(folder)
+  if not folder.is_dir():
+    raise errors.InputError(
+      f'model folder {folder} does not exist; give a folder with {_CONFIG}, '
+      f'{_WEIGHTS} and {_TOKENIZER}.'
+    )
+  raw = _load_json(folder / _CONFIG)
+  return hf_config.architecture(raw, f'{folder}/{_CONFIG}')
 
 
 def load_tokenizer(folder: str | os.PathLike) -> tokenizers.Tokenizer:
   """Reads tokenizer.json of a model folder; InputError if it cannot."""
-  path = pathlib.Path(folder) / 'tokenizer.json'
-  if not path.is_file():
-    raise errors.InputError(f'{path} does not exist; a model folder needs one.')
+  path = _existing(pathlib.Path(folder) / _TOKENIZER)
   try:
     return tokenizers.Tokenizer.from_file(str(path))
   except Exception as error:  # the library raises plain Exception
@@ -113,149 +92,285 @@ def load_tokenizer(folder: str | os.PathLike) -> tokenizers.Tokenizer:
 
 
 def check_weights(
-  folder: str | os.PathLike, config: gemma2.Gemma2Config
+  folder: str | os.PathLike, architecture: Architecture
 ) -> None:
-  """Raises InputError unless the header lists each tensor in its shape."""
-  expected = {name: shape for _, name, shape, _ in _tensors(abstract(config))}
-  with _open_weights(folder) as file:
-    names = set(file.keys())
-    for name, shape in expected.items():
-      if name not in names:
-        raise errors.InputError(
-          f'{folder}/model.safetensors lacks tensor {name}.'
-        )
-      got = tuple(file.get_slice(name).get_shape())
-      if got != shape:
-        raise errors.InputError(
-          f'{folder}/model.safetensors: {name} has shape {got}, expected '
-          f'{shape} from config.json.'
-        )
+  """Checks the files' headers: every tensor there, in its shape, none unknown.
+
+  Raises:
+    errors.InputError: names the tensor, or the file that is damaged.
+  """
+  with Weights(folder, architecture) as weights:
+    weights.check()
 
 
 def load(
-  folder: str | os.PathLike, dtype: jnp.dtype = jnp.float32
-) -> gemma2.Gemma2:
-  """Reads a Gemma 2 folder into parameters of one dtype.
+  folder: str | os.PathLike,
+  *,
+  dtype: str = 'float32',
+  mesh: jax.sharding.Mesh | None = None,
+  num_layers: int | None = None,
+) -> transformer.Transformer:
+  """Reads a model folder into parameters of one dtype.
+
+  Args:
+    folder: Hugging Face folder.
+    dtype: of the parameters, and so of the computation.
+    mesh: lays the parameters out by `sharding.RULES`; None takes one device.
+    num_layers: read only this many of the first blocks.
 
   Raises:
-    errors.InputError: as `load_config` and `check_weights`.
+    errors.InputError: as `load_architecture` and `check_weights`.
   """
-  config = load_config(folder)
-  check_weights(folder, config)
-  model = abstract(config)
-  leaves = []
-  with _open_weights(folder) as file:
-    for _, name, _, is_transposed in _tensors(model):
-      value = file.get_tensor(name)
-      leaves.append(jnp.asarray(value.T if is_transposed else value, dtype))
-  return jax.tree.unflatten(jax.tree.structure(model), leaves)
+  architecture = load_architecture(folder)
+  with Weights(folder, architecture) as weights:
+    weights.check()
+    if num_layers is not None:
+      architecture = architecture.cut(num_layers)
+    model = abstract(architecture, dtype)
+    where = sharding.of_tree(mesh or sharding.make_mesh(1, 1), model)
+
+    def read(path, leaf, layout):
+      name, is_stacked = path[-1].name, len(path) > 1
+      fetch = functools.partial(weights.read, name, is_stacked, leaf)
+      return jax.make_array_from_callback(leaf.shape, layout, fetch)
+
+    return jax.tree_util.tree_map_with_path(read, model, where)
+
+
+def abstract(
+  architecture: Architecture, dtype: str = 'float32'
+) -> transformer.Transformer:
+  """Returns the model's shapes and dtypes without its values."""
+  return jax.tree.map(
+    lambda shape: jax.ShapeDtypeStruct(shape, dtype),
+    transformer.shapes(architecture),
+    is_leaf=lambda x: isinstance(x, tuple),
+  )
+
+
+class Weights:
+  """A folder's safetensors files, opened when first read; a context manager."""
+
+  def __init__(self, folder: str | os.PathLike, architecture: Architecture):
+    """Reads the files' headers; InputError if they are missing or damaged."""
+    self._folder = pathlib.Path(folder)
+    self._architecture = architecture
+    self._sizes = architecture.sizes() | {'X': 3}
+    self._files = {}
+    self._file_of = self._list_tensors()
+    self._cuts = self._spelled_as_in_file()
+
+  def __enter__(self) -> Weights:
+    return self
+
+  def __exit__(self, *exception) -> None:
+    self._files.clear()
+
+  def check(self) -> None:
+    """Raises InputError unless the files hold the model and nothing else."""
+    model = transformer.shapes(self._architecture)
+    names = [f.name for f in dataclasses.fields(model.blocks)]
+    expected = {}
+    for name in (n for n in names if getattr(model.blocks, n) is not None):
+      for layer in range(self._architecture.num_layers):
+        cut = self._cuts[name]
+        expected[cut.name.format(layer)] = cut.file_shape(self._sizes)
+    for name in (n for n in self._cuts if n not in names):
+      if getattr(model, name) is not None:
+        cut = self._cuts[name]
+        expected[cut.name] = cut.file_shape(self._sizes)
+    for name, shape in expected.items():
+      self._check_tensor(name, shape)
+    self._check_no_other(expected)
+
+  def read(
+    self,
+    name: str,
+    is_stacked: bool,
+    leaf: jax.ShapeDtypeStruct,
+    index: tuple[slice, ...],
+  ) -> np.ndarray:
+    """Returns a slice of one of our arrays, in its dtype."""
+    cut, letters = self._cuts[name], name.rsplit('_', 1)[1]
+
+    def read_one(tensor, index):
+      view = self._open(tensor).get_slice(tensor)
+      value = cut.read(lambda s: view[s], letters, index, self._sizes)
+      return value.astype(leaf.dtype)
+
+    if not is_stacked:
+      return read_one(cut.name, index)
+    layers = range(leaf.shape[0])[index[0]]
+    shape = [len(range(n)[s]) for n, s in zip(leaf.shape, index, strict=True)]
+    result = np.empty(shape, leaf.dtype)
+    for i, layer in enumerate(layers):
+      result[i] = read_one(cut.name.format(layer), index[1:])
+    return result
+
+  def _list_tensors(self):
+    """Returns {tensor: file} of one file, or of an index of several."""
+    index = self._folder / _INDEX
+    if index.is_file() and not (self._folder / _WEIGHTS).is_file():
+      named = _load_json(index).get('weight_map')
+      if not isinstance(named, dict):
+        raise errors.InputError(f'{index} has no "weight_map".')
+      files = {self._inside(index, file) for file in named.values()}
+    else:
+      files = {_WEIGHTS}
+    return {
+      tensor: file
+      for file in sorted(files)
+      for tensor in self._open_file(file).keys()  # noqa: SIM118
+    }
+
+  def _inside(self, index, file):
+    """Refuses names that lead out of the folder."""
+    if pathlib.PurePath(file).name != file:
+      raise errors.InputError(
+        f'{index}: {file!r} is not the name of a file beside it.'
+      )
+    return file
+
+  def _spelled_as_in_file(self):
+    """Returns the family's cuts under the prefix that the files use."""
+    model_type = self._architecture.model_type
+    cuts = hf_weights.NAMES[model_type]
+    prefix, others = hf_weights.PREFIXES.get(model_type, ('', ()))
+    embed = cuts['embed_VD'].name
+    for other in others:
+      if other + embed.removeprefix(prefix) in self._file_of:
+        return {
+          name: dataclasses.replace(
+            cut, name=other + cut.name.removeprefix(prefix)
+          )
+          if cut.name.startswith(prefix)
+          else cut
+          for name, cut in cuts.items()
+        }
+    return cuts
+
+  def _check_tensor(self, name, shape):
+    if name not in self._file_of:
+      raise errors.InputError(
+        f'{self._folder}/{_WEIGHTS} lacks tensor {name}.'
+      )
+    file = self._file_of[name]
+    got = tuple(self._open(name).get_slice(name).get_shape())
+    if got != shape:
+      raise errors.InputError(
+        f'{self._folder}/{file}: {name} has shape {got}, expected {shape} '
+        f'from {_CONFIG}.'
+      )
+
+  def _check_no_other(self, expected):
+    """A tensor that we do not use is a computation that we do not do."""
+    is_tied = 'head_VD' not in self._architecture.optional
+    tied = {self._cuts['head_VD'].name} if is_tied else set()
+    unknown = [
+      name
+      for name in sorted(self._file_of.keys() - expected.keys() - tied)
+      if not hf_weights.IGNORED.search(name)
+    ]
+    if unknown:
+      raise errors.InputError(
+        f'{self._folder}: {len(unknown)} tensors are not part of a '
+        f'{self._architecture.model_type} model as {_CONFIG} describes it: '
+        f'{", ".join(unknown[:3])}{", …" if len(unknown) > 3 else ""}; is the '
+        'config of these weights?'
+      )
+
+  def _open(self, tensor):
+    return self._open_file(self._file_of[tensor])
+
+  def _open_file(self, file):
+    if file not in self._files:
+      path = _existing(self._folder / file)
+      try:
+        self._files[file] = safetensors.safe_open(path, framework='np')
+      except (safetensors.SafetensorError, OSError) as error:
+        raise errors.InputError(
+          f'{path} is damaged or truncated ({error}); get the file again.'
+        ) from error
+    return self._files[file]
 
 
 def save(
-  model: gemma2.Gemma2,
+  model: transformer.Transformer,
   tokenizer: tokenizers.Tokenizer,
   folder: str | os.PathLike,
-  dtype: jnp.dtype = jnp.bfloat16,
+  dtype: str = 'bfloat16',
 ) -> None:
-  """Writes a folder that this module and `transformers` load."""
+  """Writes a Gemma 2 folder that this module and `transformers` load."""
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
-  config = dataclasses.asdict(model.config) | {
-    'architectures': ['Gemma2ForCausalLM'],
-    'model_type': 'gemma2',
-    'hidden_activation': 'gelu_pytorch_tanh',
-    'attention_bias': False,
-    'attention_dropout': 0.0,
-    'tie_word_embeddings': True,
-    'torch_dtype': jnp.dtype(dtype).name,
+  config = hf_config.of_gemma2(model.architecture) | {
+    'torch_dtype': jnp.dtype(dtype).name
   }
-  (folder / 'config.json').write_text(json.dumps(config, indent=2) + '\n')
+  (folder / _CONFIG).write_text(json.dumps(config, indent=2) + '\n')
   weights = {}
-  for leaf, name, _, is_transposed in _tensors(model):
+  cuts = hf_weights.NAMES[model.architecture.model_type]
+  for path, leaf in jax.tree_util.tree_flatten_with_path(model)[0]:
+    name = path[-1].name
+    cut, letters = cuts[name], name.rsplit('_', 1)[1]
     value = np.asarray(jnp.asarray(leaf, dtype))
-    weights[name] = np.ascontiguousarray(value.T if is_transposed else value)
+    if len(path) == 1:
+      weights[cut.name] = cut.write(value, letters)
+      continue
+    for layer, one in enumerate(value):
+      weights[cut.name.format(layer)] = cut.write(one, letters)
   safetensors.numpy.save_file(
-    weights, folder / 'model.safetensors', metadata={'format': 'pt'}
+    weights, folder / _WEIGHTS, metadata={'format': 'pt'}
   )
-  tokenizer.save(str(folder / 'tokenizer.json'))
-  special = {
-    f'{word}_token': tokenizer.id_to_token(
-      getattr(model.config, f'{word}_token_id')
-    )
+  tokenizer.save(str(folder / _TOKENIZER))
+  tokenizer_config = {
+    f'{word}_token': tokenizer.id_to_token(config[f'{word}_token_id'])
     for word in ('bos', 'eos', 'pad')
-  }
-  tokenizer_config = special | {
+  } | {
     'tokenizer_class': 'PreTrainedTokenizerFast',
-    'model_max_length': model.config.max_position_embeddings,
+    'model_max_length': model.architecture.max_positions,
   }
   (folder / 'tokenizer_config.json').write_text(
     json.dumps(tokenizer_config, indent=2) + '\n'
   )
 
 
-def abstract(config: gemma2.Gemma2Config) -> gemma2.Gemma2:
-  """Returns the model's shapes and dtypes without its values."""
-  return jax.eval_shape(lambda: gemma2.init(config, jax.random.key(0)))
+def parameter_bytes(architecture: Architecture, dtype: str) -> int:
+  """Returns the size of all parameters."""
+  leaves = jax.tree.leaves(abstract(architecture, dtype))
+  return sum(math.prod(x.shape) * x.dtype.itemsize for x in leaves)
 
 
-def _tensors(model):
-  """Yields (leaf, name, file's shape, is_transposed) in pytree order."""
-  leaves, _ = jax.tree_util.tree_flatten_with_path(model)
-  for path, leaf in leaves:
-    name, is_transposed = _name_in_file(path)
-    shape = leaf.shape[::-1] if is_transposed else leaf.shape
-    yield leaf, name, shape, is_transposed
+def _download(repo_id, revision):
+  """Downloads a model from the hub; returns its folder and its commit."""
+  import huggingface_hub  # only those who name a hub id need a network
 
-
-def _name_in_file(path):
-  """Maps a leaf's path in `Gemma2` to its tensor's name and transposition."""
-  if path[0].name == 'embed_VD':
-    return _EMBED, False
-  if path[0].name == 'final_norm_D':
-    return _FINAL_NORM, False
-  _, layer, field = path
-  name, is_transposed = _BLOCK_NAMES[field.name]
-  return f'model.layers.{layer.idx}.{name}.weight', is_transposed
-
-
-def _open_weights(folder):
-  """Opens model.safetensors; one clear InputError when it is no good."""
-  path = pathlib.Path(folder) / 'model.safetensors'
-  if not path.is_file():
-    raise errors.InputError(f'{path} does not exist; a model folder needs one.')
+  wanted = ['*.json', '*.safetensors']
   try:
-    return safetensors.safe_open(path, framework='np')
-  except (safetensors.SafetensorError, OSError) as error:
-    raise errors.InputError(
-      f'{path} is damaged or truncated ({error}); get the file again.'
-    ) from error
-
-
-def _load_json(folder, name):
-  """Reads one JSON object of a model folder."""
-  if not folder.is_dir():
-    raise errors.InputError(
-      f'model folder {folder} does not exist; give a folder with '
-      'config.json, model.safetensors and tokenizer.json.'
+    commit = huggingface_hub.model_info(repo_id, revision=revision or None).sha
+    folder = huggingface_hub.snapshot_download(
+      repo_id, revision=commit, allow_patterns=wanted
     )
-  path = folder / name
+  except Exception as error:  # the library raises many kinds, and requests'
+    raise errors.InputError(
+      f'model {repo_id!r} (revision {revision or "default"}) is no folder and '
+      f'cannot be had from the hub: {type(error).__name__}: {error}. Check the '
+      'name, the network, and for gated models HF_TOKEN.'
+    ) from error
+  return pathlib.Path(folder), commit
+
+
+def _existing(path):
   if not path.is_file():
     raise errors.InputError(f'{path} does not exist; a model folder needs one.')
+  return path
+
+
+def _load_json(path):
+  """Reads one JSON object of a model folder."""
   try:
-    raw = json.loads(path.read_text())
+    raw = json.loads(_existing(path).read_text())
   except ValueError as error:
     raise errors.InputError(f'{path} is not JSON ({error}).') from error
   if not isinstance(raw, dict):
     raise errors.InputError(f'{path} is not a JSON object.')
   return raw
-
-
-def _require(raw, where, key, expected, *, absent_ok=False):
-  """Raises InputError unless raw[key] is as this code computes it."""
-  if key not in raw and absent_ok:
-    return
-  if raw.get(key) != expected:
-    raise errors.InputError(
-      f'{where}: {key}={raw.get(key)!r} is not supported; expected '
-      f'{expected!r}.'
-    )

@@ -8,11 +8,6 @@ from jax import numpy as jnp
 from jumprelu_jax import text
 
 
-def special_ids(config) -> tuple[int, ...]:
-  """Returns the ids of BOS, EOS and PAD of a language model's config."""
-  return config.bos_token_id, config.eos_token_id, config.pad_token_id
-
-
 def next_token_loss(
   logits_BLV: jax.Array, tokens_BL: jax.Array, special: tuple[int, ...]
 ) -> tuple[jax.Array, jax.Array]:

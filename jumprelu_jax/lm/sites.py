@@ -1,24 +1,33 @@
 """Where in a language model activations are read and replaced.
 
-A site is a named place in a transformer block; a `Site` adds the block's
-index. Language models call a hook at every site; this file holds the names and
-the two hooks that the project needs (read one site, replace one site). It knows
+A site is a named place in a transformer block; a `Site` adds the block's index.
+A language model calls hooks at sites; a hook is a function of the activations
+x_BLD there, and what it returns flows on. This file holds the names and knows
 nothing of any architecture.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Mapping
 import dataclasses
+import types
 
 import jax
+from jax import numpy as jnp
 
 from jumprelu_jax import errors
 
-#: Residual stream after the block; MLP output as added to the residual (after
-#: a post-norm, where the model has one); attention heads concatenated, before
-#: the output projection W_O (the paper's attention site).
-SITE_NAMES = ('resid_post', 'mlp_out', 'attn_z')
+#: name → what is there.
+SITES = {
+  'resid_pre': 'residual stream before the block',
+  'attn_z': "attention heads' outputs, concatenated, before W_O (the paper's)",
+  'attn_out': 'attention output as added to the residual stream',
+  'resid_mid': 'residual stream between attention and MLP',
+  'mlp_in': "MLP's input: normalised, with the norm's gain",
+  'mlp_out': 'MLP output as added to the residual stream',
+  'resid_post': 'residual stream after the block',
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,41 +38,64 @@ class Site:
   layer: int
 
   def __post_init__(self):
-    if self.name not in SITE_NAMES:
+    if self.name not in SITES:
       raise errors.InputError(
-        f'lm.site={self.name!r} is not a site; known sites: '
-        f'{", ".join(SITE_NAMES)}.'
+        f'lm.site={self.name!r} is not a site; known sites: {", ".join(SITES)}.'
       )
 
   def __str__(self):
     return f'{self.name} of layer {self.layer}'
 
 
-#: Called as hook(site, x_BLD) at every site; what it returns flows on.
-Hook = Callable[[Site, jax.Array], jax.Array]
+def parse(text: str) -> Site:
+  """Returns the Site of 'name/layer', such as 'resid_post/20'.
+
+  Raises:
+    errors.InputError: it is not of that form.
+  """
+  name, _, layer = text.partition('/')
+  if not layer.isdecimal():
+    raise errors.InputError(
+      f'site {text!r} is not of the form name/layer, such as resid_post/20.'
+    )
+  return Site(name, int(layer))
 
 
-def no_hook(site: Site, x_BLD: jax.Array) -> jax.Array:
-  """Leaves every site as it is."""
-  del site
-  return x_BLD
+#: A function of x_BLD for each site that is hooked.
+Hooks = Mapping[Site, Callable[[jax.Array], jax.Array]]
+NO_HOOKS: Hooks = types.MappingProxyType({})
 
 
-def splice(where: Site, fn: Callable[[jax.Array], jax.Array]) -> Hook:
-  """Returns a hook that replaces x_BLD at one site by fn(x_BLD)."""
-
-  def hook(site, x_BLD):
-    return fn(x_BLD) if site == where else x_BLD
-
-  return hook
+def of_layer(hooks: Hooks, layer: int) -> dict[str, Callable]:
+  """Returns a layer's hooks by the site's name."""
+  return {site.name: fn for site, fn in hooks.items() if site.layer == layer}
 
 
-def record(where: Site, into: list[jax.Array]) -> Hook:
-  """Returns a hook that appends x_BLD of one site to a list (trace time)."""
+def call(hooks: Mapping[str, Callable], name: str, x: jax.Array) -> jax.Array:
+  """Calls the hook of a site, if any; heads are concatenated for it."""
+  if name not in hooks:
+    return x
+  x_BLD = x.reshape(*x.shape[:2], -1)
+  return hooks[name](x_BLD).reshape(x.shape)
 
-  def hook(site, x_BLD):
-    if site == where:
-      into.append(x_BLD)
-    return x_BLD
 
-  return hook
+def splice(
+  where: Site,
+  fn: Callable[[jax.Array], jax.Array],
+  replaced_BL: jax.Array | None = None,
+) -> Hooks:
+  """Returns hooks that replace x_BLD at one site by fn(x_BLD).
+
+  Args:
+    where: the site.
+    fn: maps activations to activations of the same shape and dtype.
+    replaced_BL: True where activations are replaced; None replaces all. Special
+      positions are left as they are by giving `packing.is_text`.
+  """
+
+  def hook(x_BLD):
+    if replaced_BL is None:
+      return fn(x_BLD)
+    return jnp.where(replaced_BL[..., None], fn(x_BLD), x_BLD)
+
+  return {where: hook}
