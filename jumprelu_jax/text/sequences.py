@@ -52,7 +52,7 @@ def write(
     partial.unlink(missing_ok=True)
     if isinstance(error, OSError) and error.errno in _NO_SPACE:
       raise errors.InputError(
-        f'{path} does not fit on its disk: no space was left after '
+        f'{path} does not fit on its disk: no space was left after about '
         f'{size.bytes:,} bytes ({size.rows:,} sequences); make space, or take '
         'fewer sequences.'
       ) from error
@@ -84,10 +84,12 @@ def open(path: str | os.PathLike) -> np.ndarray:  # noqa: A001
       f'file of sequences {path} is damaged: it is longer than its header '
       'says; remove it and make it anew.'
     )
-  if tokens_NL.dtype != np.int32 or tokens_NL.ndim != 2:
+  is_rows = tokens_NL.dtype == np.int32 and tokens_NL.ndim == 2
+  if not is_rows or not tokens_NL.size:
     raise errors.InputError(
       f'file of sequences {path} holds {tokens_NL.dtype} of shape '
-      f'{tokens_NL.shape}; expected int32 of rank 2: give another file.'
+      f'{tokens_NL.shape}; expected int32 of rank 2 with rows: give another '
+      'file, or remove it and make it anew.'
     )
   return tokens_NL
 

@@ -19,22 +19,13 @@ from typing import Any
 import urllib.parse
 
 from jumprelu_jax import errors
+from jumprelu_jax.text import files
 
 Message = dict[str, Any]  # 'role', 'content' and whatever a template may read
 Document = str | list[int] | list[Message]
 
 _HUB = 'hf://datasets/'
 _OPTIONS = ('column', 'weight', 'split', 'name', 'revision')
-_FORMATS = {
-  '.jsonl': 'json',
-  '.json': 'json',
-  '.txt': 'text',
-  '.parquet': 'parquet',
-  '.arrow': 'arrow',
-}
-# The other formats are read by seeking, and are compressed inside.
-_MAY_BE_COMPRESSED = ('json', 'text')
-_COMPRESSIONS = ('.gz', '.xz', '.bz2', '.zst')
 _READER_OPTIONS = {
   # Without this, `datasets` rewrites rows that look like traces of agents.
   'json': {'parse_agent_traces': False},
@@ -170,7 +161,9 @@ def _number(value):
   try:
     return float(value)
   except ValueError:
-    return math.nan  # Source says what is wrong
+    raise errors.InputError(
+      f'text has the option weight={value!r}; give a finite number above 0.'
+    ) from None
 
 
 def _documents(source):
@@ -228,9 +221,9 @@ def _rows(source) -> Iterator[dict[str, Any]]:
     raise
   # `datasets` and what is below it raise whatever comes, StopIteration too.
   except Exception as error:
+    cause = ' '.join(f'{type(error).__name__}: {error}'.split())  # one line
     raise errors.InputError(
-      f'text {source.path} cannot be read {what} ({type(error).__name__}: '
-      f'{error}); {remedy}.'
+      f'text {source.path} cannot be read {what} ({cause}); {remedy}.'
     ) from error
 
 
@@ -255,13 +248,12 @@ def _local_rows(source) -> Iterable[dict[str, Any]]:
       return _split(saved, source).with_format(None)
     _check_no_split(source)
     return saved.with_format(None)  # it may have been saved as torch tensors
-  files = _files(source.path)
-  format_name = _common_format(files, source.path)
   _check_no_split(source)
+  format_name, paths = files.find(source.path)
   return datasets.load_dataset(
     format_name,
     # A name with brackets is a name, not a pattern: patterns are resolved.
-    data_files=[glob.escape(file) for file in files],
+    data_files=[glob.escape(path) for path in paths],
     split='train',
     streaming=True,
     **_READER_OPTIONS.get(format_name, {}),
@@ -290,58 +282,3 @@ def _check_no_split(source):
       f'text {source.path} has split={source.split!r}, but local files have no '
       'splits; leave it out and give the path of the files to read.'
     )
-
-
-def _files(path) -> list[str]:
-  """Returns the files of a path, a folder or a pattern, by name."""
-  if os.path.isfile(path):
-    files = [path]
-  elif os.path.isdir(path):
-    inside = os.path.join(glob.escape(path), '**', '*')
-    found = glob.glob(inside, recursive=True)
-    # A card, a licence or a script lies beside the text.
-    files = [f for f in found if os.path.isfile(f) and _format(f)]
-    if not files:
-      raise errors.InputError(
-        f'text folder {path} holds no text; give one with files that end in '
-        f'{", ".join(_FORMATS)}.'
-      )
-  else:
-    files = [f for f in glob.glob(path, recursive=True) if os.path.isfile(f)]
-  if not files:
-    raise errors.InputError(
-      f'text {path} does not exist; give a .jsonl file, another that ends in '
-      f'{", ".join(_FORMATS)}, a folder or a pattern of them, or '
-      f'{_HUB}OWNER/NAME.'
-    )
-  for file in files:
-    if os.path.getsize(file) == 0:
-      raise errors.InputError(
-        f'text file {file} is empty; give one with documents.'
-      )
-  return sorted(files)
-
-
-def _format(file):
-  """Returns the reader's name for a file's suffix; '' if there is none."""
-  stem, suffix = os.path.splitext(file.lower())
-  if suffix not in _COMPRESSIONS:
-    return _FORMATS.get(suffix, '')
-  inner = _FORMATS.get(os.path.splitext(stem)[1], '')
-  return inner if inner in _MAY_BE_COMPRESSED else ''
-
-
-def _common_format(files, path):
-  names = {_format(file) for file in files}
-  if '' in names:
-    raise errors.InputError(
-      f'text {path} is in a format that its name does not tell; give files '
-      f'that end in {", ".join(_FORMATS)} ({", ".join(_MAY_BE_COMPRESSED)} '
-      f'also compressed: {", ".join(_COMPRESSIONS)}).'
-    )
-  if len(names) > 1:
-    raise errors.InputError(
-      f'text {path} holds files of several formats ({", ".join(sorted(names))}'
-      '); give a pattern that matches one, e.g. folder/*.parquet.'
-    )
-  return names.pop()

@@ -163,7 +163,7 @@ def _checked_ids(ids, vocab_size):
   if low < 0 or high >= vocab_size:
     raise errors.InputError(
       f'the text has the token id {low if low < 0 else high}, but the '
-      f"tokenizer of the model has ids 0 to {vocab_size - 1}; give token ids "
+      f'tokenizer of the model has ids 0 to {vocab_size - 1}; give token ids '
       'that this tokenizer made.'
     )
   return np.asarray(ids, np.int32)
