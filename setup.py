@@ -33,7 +33,9 @@ setuptools.setup(
     'tqdm>=4.66',
   ],
   extras_require={
-    # torch and transformers are oracles: nothing but tests imports them.
+    # Renders conversations by a model's chat template.
+    'chat': ['jinja2>=3.1', 'transformers>=5.23,<6'],
+    # torch is an oracle: nothing but tests imports it.
     'test': [
       'pytest>=9,<10',
       'ruff>=0.17,<0.18',

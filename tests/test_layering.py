@@ -20,7 +20,7 @@ LAYER = {name: i for i, names in enumerate(LAYERS) for name in names}
 FILES = sorted(PACKAGE.rglob('*.py'))
 TEXT_LIBRARIES = {'datasets', 'transformers', 'tokenizers', 'safetensors'}
 # Only these know Hugging Face's libraries (`runs` names a type).
-MAY_KNOW_THEM = {'text.py', 'huggingface.py', 'runs.py'}
+MAY_KNOW_THEM = {'sources.py', 'tokens.py', 'huggingface.py', 'runs.py'}
 
 
 def imported(path):

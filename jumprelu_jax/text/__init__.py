@@ -1,0 +1,1 @@
+"""Text: documents → tokens → packed sequences, on disk and in memory."""

@@ -1,0 +1,104 @@
+"""Token ids → rows of one length, and which of their positions are text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from collections.abc import Iterator
+
+import numpy as np
+
+from jumprelu_jax import errors
+
+
+def pack(
+  documents: Iterable[np.ndarray], length: int, *, bos_id: int, pad_id: int
+) -> Iterator[np.ndarray]:
+  """Returns rows full of documents laid end to end, separated by BOS.
+
+  Every row starts with BOS, where a document goes on too. Only the last row may
+  hold padding, and every row holds text. Documents are asked for as rows need
+  them.
+
+  Args:
+    documents: token ids of each document; one leading BOS is dropped, for it
+      gets one here, and documents without tokens are.
+    length: positions in a row, BOS included.
+    bos_id: id that starts every row and separates documents.
+    pad_id: id that fills the last row up.
+
+  Returns:
+    Iterator of int32 rows [L].
+
+  Raises:
+    errors.InputError: length < 2.
+  """
+  _check_length(length)
+  return _pack(_bodies(documents, bos_id), length, bos_id, pad_id)
+
+
+def one_per_row(
+  documents: Iterable[np.ndarray], length: int, *, bos_id: int, pad_id: int
+) -> Iterator[np.ndarray]:
+  """Returns one row for each document: BOS and its first length - 1 tokens.
+
+  What is longer is cut off; what is shorter is padded. See `pack` for
+  arguments, result and errors.
+  """
+  _check_length(length)
+  return (
+    _row(body[: length - 1], length, bos_id, pad_id)
+    for body in _bodies(documents, bos_id)
+  )
+
+
+PACKINGS = {'pack': pack, 'document': one_per_row}
+
+
+def is_text(tokens_BL, special_ids: tuple[int, ...]):
+  """True where a token is no special token (BOS, EOS, PAD); NumPy or JAX."""
+  result_BL = tokens_BL == tokens_BL
+  for special_id in special_ids:
+    result_BL &= tokens_BL != special_id
+  return result_BL
+
+
+def pad_rows(tokens_BL: np.ndarray, rows: int, pad_id: int) -> np.ndarray:
+  """Returns the sequences with rows of padding added up to a number of rows."""
+  missing = rows - len(tokens_BL)
+  return np.pad(tokens_BL, ((0, missing), (0, 0)), constant_values=pad_id)
+
+
+def _pack(bodies, length, bos_id, pad_id):
+  pending = np.empty(0, np.int32)
+  for body in bodies:
+    separator = [bos_id] if len(pending) else []
+    pending = np.concatenate([pending, separator, body]).astype(np.int32)
+    while len(pending) >= length - 1:
+      yield _row(pending[: length - 1], length, bos_id, pad_id)
+      pending = pending[length - 1 :]
+  if len(pending):
+    yield _row(pending, length, bos_id, pad_id)
+
+
+def _bodies(documents, bos_id):
+  """Yields the documents that have tokens, without a BOS before them."""
+  for document in documents:
+    # Chat templates and columns of token ids often have one.
+    starts_with_bos = len(document) > 0 and document[0] == bos_id
+    body = document[1:] if starts_with_bos else document
+    if len(body):
+      yield body
+
+
+def _row(body, length, bos_id, pad_id):
+  row_L = np.full(length, pad_id, np.int32)
+  row_L[0] = bos_id
+  row_L[1 : 1 + len(body)] = body
+  return row_L
+
+
+def _check_length(length):
+  if length < 2:
+    raise errors.InputError(
+      f'context_length={length} leaves no room beside BOS; give 2 or more.'
+    )

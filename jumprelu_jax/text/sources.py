@@ -1,0 +1,284 @@
+"""Sources of text: what to read, and the documents that are in it.
+
+A source is files on disk or a dataset of the Hugging Face hub. It gives its
+documents in their order, whatever kind each is: text, token ids or a
+conversation. Nothing here knows of a tokenizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from collections.abc import Iterator
+import dataclasses
+import glob
+import itertools
+import math
+import os
+import re
+from typing import Any
+import urllib.parse
+
+from jumprelu_jax import errors
+from jumprelu_jax.text import files
+
+Message = dict[str, Any]  # 'role', 'content' and whatever a template may read
+Document = str | list[int] | list[Message]
+
+_HUB = 'hf://datasets/'
+_OPTIONS = ('column', 'weight', 'split', 'name', 'revision')
+_READER_OPTIONS = {
+  # Without this, `datasets` rewrites rows that look like traces of agents.
+  'json': {'parse_agent_traces': False},
+  # A file is a document: lines and blank lines mean nothing across books, code
+  # and articles, and cutting at them would put a BOS there.
+  'text': {'sample_by': 'document'},
+}
+_KINDS = (
+  "a string, a list of token ids, or a list of messages with 'role' and "
+  "'content'"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """Where documents come from.
+
+  Attributes:
+    path: a file, a folder of files, a pattern such as `shards/*.parquet`, a
+      folder written by `datasets.Dataset.save_to_disk`, or
+      `hf://datasets/OWNER/NAME`, which is streamed.
+    column: what holds the documents.
+    weight: share of the documents of a mix, relative to the other sources'.
+    split: split of a hub dataset or of a saved `datasets.DatasetDict`.
+    name: configuration of a hub dataset; '' takes its only one.
+    revision: commit, tag or branch of a hub dataset; '' takes the newest.
+  """
+
+  path: str
+  column: str = 'text'
+  weight: float = 1.0
+  split: str = 'train'
+  name: str = ''
+  revision: str = ''
+
+  def __post_init__(self):
+    if not (self.weight > 0 and math.isfinite(self.weight)):
+      raise errors.InputError(
+        f'text {self.path} has weight={self.weight}; give a finite number '
+        'above 0, or leave the source out.'
+      )
+    is_hub = self.path.startswith(_HUB)
+    if is_hub and not re.fullmatch(r'[\w.-]+/[\w.-]+', self.hub_id):
+      raise errors.InputError(
+        f'text {self.path} is no dataset of the Hugging Face hub; give '
+        f'{_HUB}OWNER/NAME and the rest as options, e.g. ?split=train.'
+      )
+    if not is_hub and '://' in self.path:
+      raise errors.InputError(
+        f'text {self.path} cannot be fetched; give a local path or '
+        f'{_HUB}OWNER/NAME.'
+      )
+    if not is_hub and (self.name or self.revision):
+      raise errors.InputError(
+        f'text {self.path} has a name or a revision, which only datasets of '
+        f'the hub have; leave them out, or give {_HUB}OWNER/NAME.'
+      )
+
+  @property
+  def hub_id(self) -> str:
+    """OWNER/NAME of a hub dataset; '' for local files."""
+    is_hub = self.path.startswith(_HUB)
+    return self.path.removeprefix(_HUB) if is_hub else ''
+
+
+def parse(spec: str) -> tuple[Source, ...]:
+  """Returns the sources that a spec names.
+
+  Args:
+    spec: sources separated by commas; each a path, then possibly `?` and
+      options in the form of a URL's query, e.g.
+      `a.jsonl.gz?weight=2,hf://datasets/owner/name?split=test&column=body`.
+      Options are Source's attributes. Values are percent-decoded, paths are
+      not; a path can hold neither comma nor question mark.
+
+  Raises:
+    errors.InputError: a source is empty; an option is unknown, repeated or
+      without a value; a weight is not a finite number above 0.
+  """
+  return tuple(_parse_one(part.strip(), spec) for part in spec.split(','))
+
+
+def read(source: Source) -> Iterator[Document]:
+  """Returns the documents of a source, in order, without the blank ones.
+
+  A document is text, a list of token ids, or a list of messages (a
+  conversation); the type of the column's value tells which. The first document
+  is read by this call, so that a source that cannot be used fails here and not
+  after hours; the others are read as they are asked for.
+
+  Local files are told by suffix: `.jsonl` or `.json` (one object a line, or one
+  list of objects), `.txt` (a file is one document, in the column 'text'), each
+  also compressed (`.gz`, `.xz`, `.bz2`, `.zst`), `.parquet` and `.arrow`. The
+  files of a folder or a pattern are read one after the other by their names.
+
+  Raises:
+    errors.InputError: the source is missing, empty, not readable or has no
+      text; a row's value is of no such type. Later rows raise when reached.
+  """
+  documents = _documents(source)
+  try:
+    first = next(documents)
+  except StopIteration:
+    raise errors.InputError(
+      f'text {source.path} has no text; give one with documents.'
+    ) from None
+  return itertools.chain([first], documents)
+
+
+def _parse_one(part, spec):
+  path, _, query = part.partition('?')
+  if not path:
+    raise errors.InputError(
+      f'text {spec!r} has a source without a path; give a file, a folder or '
+      f'{_HUB}OWNER/NAME, and one comma between two sources.'
+    )
+  options = {}
+  for option in query.split('&') if query else ():
+    name, _, value = option.partition('=')
+    if name not in _OPTIONS or name in options or not value:
+      raise errors.InputError(
+        f'text {part} has the option {option!r}; give each of '
+        f'{", ".join(_OPTIONS)} at most once, with a value, e.g. '
+        '?column=text&weight=2.'
+      )
+    options[name] = urllib.parse.unquote_plus(value)
+  if 'weight' in options:
+    options['weight'] = _number(options['weight'])
+  return Source(path, **options)
+
+
+def _number(value):
+  try:
+    return float(value)
+  except ValueError:
+    raise errors.InputError(
+      f'text has the option weight={value!r}; give a finite number above 0.'
+    ) from None
+
+
+def _documents(source):
+  for row in _rows(source):
+    value = row.get(source.column)
+    if isinstance(value, str):
+      if value.strip():
+        yield value
+    elif _is_tokens(value) or _is_conversation(value):
+      if value:
+        yield value
+    else:
+      raise errors.InputError(
+        f'text {source.path} has {_type_name(value)} in column '
+        f'{source.column!r} of a row with the columns {sorted(row)}; expected '
+        f'{_KINDS}: choose the column with ?column=NAME.'
+      )
+
+
+def _is_tokens(value):
+  # bool is an int to isinstance, but no token id.
+  return isinstance(value, list) and all(type(item) is int for item in value)
+
+
+def _is_conversation(value):
+  return isinstance(value, list) and all(
+    isinstance(item, dict) and {'role', 'content'} <= item.keys()
+    for item in value
+  )
+
+
+def _type_name(value):
+  if value is None:
+    return 'nothing'
+  if isinstance(value, dict):
+    return f'a dict of {sorted(value)}'
+  if isinstance(value, list) and isinstance(value[0], dict):
+    return f'a list with a dict of {sorted(value[0])}'
+  if isinstance(value, list):
+    names = sorted({type(item).__name__ for item in value})
+    return f'a list of {" and ".join(names)}'
+  return f'a value of type {type(value).__name__}'
+
+
+def _rows(source) -> Iterator[dict[str, Any]]:
+  what = 'from the Hugging Face hub' if source.hub_id else 'as its name says'
+  remedy = (
+    'check the id, the options name, split and revision, and the network'
+    if source.hub_id
+    else 'give it anew, or with the suffix of its format'
+  )
+  try:
+    yield from _hub_rows(source) if source.hub_id else _local_rows(source)
+  except errors.InputError:
+    raise
+  # `datasets` and what is below it raise whatever comes, StopIteration too.
+  except Exception as error:
+    cause = ' '.join(f'{type(error).__name__}: {error}'.split())  # one line
+    raise errors.InputError(
+      f'text {source.path} cannot be read {what} ({cause}); {remedy}.'
+    ) from error
+
+
+def _hub_rows(source) -> Iterable[dict[str, Any]]:
+  import datasets  # 1.3 s to import; only those who read text pay for it
+
+  return datasets.load_dataset(
+    source.hub_id,
+    name=source.name or None,
+    split=source.split,
+    revision=source.revision or None,
+    streaming=True,
+  )
+
+
+def _local_rows(source) -> Iterable[dict[str, Any]]:
+  import datasets
+
+  if _is_saved_dataset(source.path):
+    saved = datasets.load_from_disk(source.path)
+    if isinstance(saved, datasets.DatasetDict):
+      return _split(saved, source).with_format(None)
+    _check_no_split(source)
+    return saved.with_format(None)  # it may have been saved as torch tensors
+  _check_no_split(source)
+  format_name, paths = files.find(source.path)
+  return datasets.load_dataset(
+    format_name,
+    # A name with brackets is a name, not a pattern: patterns are resolved.
+    data_files=[glob.escape(path) for path in paths],
+    split='train',
+    streaming=True,
+    **_READER_OPTIONS.get(format_name, {}),
+  )
+
+
+def _is_saved_dataset(path):
+  return any(
+    os.path.isfile(os.path.join(path, name))
+    for name in ('dataset_dict.json', 'state.json')
+  )
+
+
+def _split(saved, source):
+  if source.split not in saved:
+    raise errors.InputError(
+      f'text {source.path} has no split {source.split!r}; give '
+      f'?split= one of {", ".join(sorted(saved))}.'
+    )
+  return saved[source.split]
+
+
+def _check_no_split(source):
+  if source.split != 'train':
+    raise errors.InputError(
+      f'text {source.path} has split={source.split!r}, but local files have no '
+      'splits; leave it out and give the path of the files to read.'
+    )
