@@ -21,26 +21,27 @@ setuptools.setup(
     'absl-py>=2.1',
     'datasets>=5.2,<6',
     'flax>=0.12.8,<0.13',
+    'huggingface-hub>=2.4,<3',
     'jax>=0.10.2,<0.13',
+    'jinja2>=3.1,<4',
     'matplotlib>=3.10,<4',
     'ml-collections>=1.1,<2',
+    'ml-dtypes>=0.5',
     'numpy>=2,<3',
     'optax>=0.2.8,<0.3',
     'orbax-checkpoint>=0.12.8,<0.13',
     'safetensors>=0.8,<0.9',
     'tensorboardX>=2.6.5,<3',
+    'tensorstore>=0.1.84',
     'tokenizers>=0.23,<0.24',
     'tqdm>=4.66',
+    'transformers>=5.23,<6',
+    'xxhash>=3.5',
   ],
   extras_require={
-    # Renders conversations by a model's chat template.
-    'chat': ['jinja2>=3.1', 'transformers>=5.23,<6'],
+    # Compiles for TPUs, also where there is none (experiments.memory).
+    'tpu': ['jax[tpu]>=0.10.2,<0.13'],
     # torch is an oracle: nothing but tests imports it.
-    'test': [
-      'pytest>=9,<10',
-      'ruff>=0.17,<0.18',
-      'torch==2.13.0',
-      'transformers>=5.23,<6',
-    ],
+    'test': ['pytest>=9,<10', 'ruff>=0.17,<0.18', 'torch==2.13.0'],
   },
 )

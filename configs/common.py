@@ -13,12 +13,32 @@ def gemma_scope() -> config_dict.ConfigDict:
   """Returns the recipe; it names no language model and no text of its own."""
   c = config_dict.ConfigDict()
   c.seed = 0
-  c.lm = {'path': '', 'site': 'resid_post', 'layer': 20}
-  c.text = {'harvest': '', 'heldout': '', 'context_length': 1024}
+  c.lm = {
+    'path': '',
+    'revision': '',
+    'dtype': 'bfloat16',
+    'site': 'resid_post',
+    'layer': 20,
+  }
+  c.text = {
+    'harvest': '',
+    'heldout': '',
+    'context_length': 1024,
+    'packing': 'pack',
+    'bos_id': -1,
+    'special_ids': (),
+  }
   c.activations = {
+    'mode': 'stored',
+    'store': '',
+    'sites': (),
     'sequences': 0,
     'sequences_per_batch': 8,
     'bucket_rows': 1_000_000,
+    'dtype': 'bfloat16',
+    'format': 'npy',
+    'max_norm_multiple': 0.0,
+    'prefetch_batches': 2,
   }
   c.sae = {
     'architecture': 'jumprelu',

@@ -7,17 +7,15 @@ def get_config(arg=''):
   """Returns the recipe; `:quick` is a smoke test of seconds."""
   is_quick = common.parse_arg(arg)
   c = common.gemma_scope()
-  c.lm = {'path': 'embedded', 'site': 'resid_post', 'layer': 2}
-  c.text = {
-    'harvest': 'embedded',
-    'heldout': 'embedded',
-    'context_length': 128,
-  }
-  c.activations = {
-    'sequences': 8_000,
-    'sequences_per_batch': 32,
-    'bucket_rows': 1_000_000,
-  }
+  c.lm.path = 'embedded'
+  c.lm.dtype = 'float32'
+  c.lm.layer = 2
+  c.text.harvest = 'embedded'
+  c.text.heldout = 'embedded'
+  c.text.context_length = 128
+  c.activations.sequences = 8_000
+  c.activations.sequences_per_batch = 32
+  c.activations.dtype = 'float32'
   c.sae.num_latents = 1024
   c.sae.initial_threshold = 0.05
   c.objective.bandwidth = 0.01

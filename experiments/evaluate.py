@@ -12,6 +12,7 @@ from absl import flags
 from experiments import launch
 from jumprelu_jax import errors
 from jumprelu_jax import export
+from jumprelu_jax import inputs
 from jumprelu_jax import results
 from jumprelu_jax import runs
 
@@ -40,7 +41,7 @@ def evaluate(folder, prepared):
     run = run.with_values({'evaluation.sequences': _SEQUENCES.value})
   key = (run.lm, run.text, run.evaluation)
   if key not in prepared:
-    prepared[key] = runs.prepare(run)
+    prepared[key] = inputs.prepare(run)
   return runs.evaluate_folder(folder, run, prepared[key])
 
 

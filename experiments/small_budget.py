@@ -24,7 +24,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import launch
-from jumprelu_jax import activations
 from jumprelu_jax import evaluation
 from jumprelu_jax import export
 from jumprelu_jax import progress
@@ -77,9 +76,7 @@ ABLATION = {
 
 def train_ours(run, inputs, store, folder):
   """Trains one of our SAEs; returns it folded."""
-  batches = activations.Batches(store, run.train.batch_size, run.seed)
-  sae = train.fit(run, batches, store.manifest.d_model, inputs.mesh, folder)
-  return sae.fold(store.scale)
+  return train.fit(run, store, inputs.mesh, folder).fold(store.scale)
 
 
 def train_saelens(run, inputs, store, folder):
@@ -94,8 +91,8 @@ def train_saelens(run, inputs, store, folder):
   from sae_lens import config as sae_lens_config
   import torch
 
-  d_model, num_latents = store.manifest.d_model, run.sae.num_latents
-  batches = activations.Batches(store, run.train.batch_size, run.seed)
+  d_model, num_latents = store.d_model, run.sae.num_latents
+  batches = batches_lib.Batches(store, run.train.batch_size, run.seed)
   steps = run.train.steps
   torch.manual_seed(run.seed)
   sae = sae_lens.JumpReLUTrainingSAE(
@@ -122,7 +119,10 @@ def train_saelens(run, inputs, store, folder):
       logger=sae_lens.LoggingConfig(log_to_wandb=False),
     ),
     sae=sae,
-    data_provider=(torch.from_numpy(batches[i]) for i in range(steps)),
+    data_provider=(
+      torch.from_numpy(batches[i].astype('float32') / store.scale)
+      for i in range(steps)
+    ),
   )
   with (folder / 'metrics.jsonl').open('w') as curve:
     window = []
@@ -243,14 +243,14 @@ def read_table(path):
 
 def main():
   run = launch.run_config()
-  inputs = runs.prepare(run)
+  prepared = inputs_lib.prepare(run)
   workdir = pathlib.Path(_WORKDIR.value)
   runs.claim(workdir, run)
-  store = runs.harvested(inputs, workdir / 'activations')
+  store = runs.open_shards(prepared, workdir)
   rows = []
   for variant, case, trainer in cases(run):
     name = f'{_STUDY.value}_{variant}_{case.objective.sparsity_coeff:g}'
-    rows.append(row_of(variant, case, trainer, inputs, store, workdir / name))
+    rows.append(row_of(variant, case, trainer, prepared, store, workdir / name))
     with open(_OUT.value, 'w', newline='') as file:
       table = csv.DictWriter(file, rows[0], lineterminator='\n')
       table.writeheader()

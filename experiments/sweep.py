@@ -11,6 +11,7 @@ from absl import flags
 
 from experiments import launch
 from jumprelu_jax import plot
+from jumprelu_jax import inputs
 from jumprelu_jax import progress
 from jumprelu_jax import results
 from jumprelu_jax import runs
@@ -22,9 +23,9 @@ _WORKDIR = flags.DEFINE_string(
 
 def main():
   run = launch.run_config()
-  inputs = runs.prepare(run)
+  prepared = inputs.prepare(run)
   runs.claim(_WORKDIR.value, run)
-  rows = runs.run_all(inputs, run.sweep.sparsity_coeffs, _WORKDIR.value)
+  rows = runs.run_all(prepared, run.sweep.sparsity_coeffs, _WORKDIR.value)
   plot.pareto(rows, _WORKDIR.value)
   print(results.format_table(rows))
   progress.say(f'{_WORKDIR.value}: results.csv, pareto.png, pareto.pdf')

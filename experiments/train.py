@@ -9,6 +9,7 @@ The same command continues a run that was killed.
 from absl import flags
 
 from experiments import launch
+from jumprelu_jax import inputs
 from jumprelu_jax import progress
 from jumprelu_jax import results
 from jumprelu_jax import runs
@@ -20,9 +21,9 @@ _WORKDIR = flags.DEFINE_string(
 
 def main():
   run = launch.run_config()
-  inputs = runs.prepare(run)
+  prepared = inputs.prepare(run)
   runs.claim(_WORKDIR.value, run)
-  rows = runs.run_all(inputs, [run.objective.sparsity_coeff], _WORKDIR.value)
+  rows = runs.run_all(prepared, [run.objective.sparsity_coeff], _WORKDIR.value)
   print(results.format_table(rows))
   progress.say(f'{_WORKDIR.value}: results.csv')
 

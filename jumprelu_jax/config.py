@@ -29,12 +29,17 @@ class LMConfig:
   """The language model and the place in it.
 
   Attributes:
-    path: Hugging Face folder, or 'embedded'.
-    site: 'resid_post', 'mlp_out' or 'attn_z'.
+    path: Hugging Face folder, hub id such as 'google/gemma-2-2b', or
+      'embedded'.
+    revision: branch, tag or commit on the hub; '' is its default branch.
+    dtype: of parameters and computation, 'float32' or 'bfloat16'.
+    site: a name in `lm.sites.SITES`.
     layer: zero-based index of the block.
   """
 
   path: str
+  revision: str
+  dtype: str
   site: str
   layer: int
 
@@ -44,14 +49,22 @@ class TextConfig:
   """What the language model reads.
 
   Attributes:
-    harvest: JSON-lines file to harvest activations from, or 'embedded'.
-    heldout: JSON-lines file to evaluate on, or 'embedded'.
+    harvest: sources to harvest activations from (see `text.sources.parse`), or
+      'embedded'.
+    heldout: sources to evaluate on, or 'embedded'.
     context_length: tokens of a sequence, BOS included.
+    packing: 'pack' fills sequences with documents, BOS between them;
+      'document' gives each document a sequence of its own.
+    bos_id: starts sequences; -1 takes the model's own.
+    special_ids: tokens that are no text, besides the model's BOS, EOS and PAD.
   """
 
   harvest: str
   heldout: str
   context_length: int
+  packing: str
+  bos_id: int
+  special_ids: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,15 +72,34 @@ class ActivationsConfig:
   """How activations are harvested.
 
   Attributes:
+    mode: 'stored' harvests to disk and trains from there; 'live' runs the
+      language model beside the training and stores nothing.
+    store: folder or URL that `experiments.harvest` has filled; '' harvests into
+      the run's own folder.
+    sites: places to harvest in one pass, such as 'resid_post/20'; () takes
+      the one of `lm`.
     sequences: sequences to harvest from at most; 0 takes the whole text.
     sequences_per_batch: sequences in one forward pass.
     bucket_rows: rows that are shuffled together, held in memory and stored as
-      one shard.
+      one shard; no more than these.
+    dtype: of the rows, 'float32' or 'bfloat16'.
+    format: of the shards, 'npy' or 'zarr3'.
+    max_norm_multiple: drops positions whose norm is more than this multiple of
+      the median; 0 drops none.
+    prefetch_batches: batches that a thread keeps ready for training; 0 has no
+      thread, so that model and training take turns.
   """
 
+  mode: str
+  store: str
+  sites: tuple[str, ...]
   sequences: int
   sequences_per_batch: int
   bucket_rows: int
+  dtype: str
+  format: str
+  max_norm_multiple: float
+  prefetch_batches: int
 
 
 @dataclasses.dataclass(frozen=True)

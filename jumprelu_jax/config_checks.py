@@ -8,15 +8,27 @@ import operator
 
 from jumprelu_jax import errors
 
-COMPUTE_DTYPES = ('float32', 'bfloat16')
+DTYPES = ('float32', 'bfloat16')
+# Words by key.
+_CHOICES = {
+  'lm.dtype': DTYPES,
+  'text.packing': ('pack', 'document'),
+  'activations.mode': ('stored', 'live'),
+  'activations.dtype': DTYPES,
+  'activations.format': ('npy', 'zarr3'),
+  'sae.compute_dtype': DTYPES,
+}
 
 # Ranges by key: (low, high, is_low_included); high is included, None is open.
 _RANGES = {
   'lm.layer': (0, None, True),
   'text.context_length': (2, None, True),
+  'text.bos_id': (-1, None, True),
   'activations.sequences': (0, None, True),
   'activations.sequences_per_batch': (1, None, True),
   'activations.bucket_rows': (1, None, True),
+  'activations.max_norm_multiple': (0, None, True),
+  'activations.prefetch_batches': (0, None, True),
   'sae.num_latents': (1, None, True),
   'sae.initial_threshold': (0, None, False),
   'objective.sparsity_coeff': (0, None, True),
@@ -58,14 +70,44 @@ def check(run) -> None:
       raise errors.InputError(
         f'config.{key}={value} is out of range; expected {least}{most}.'
       )
-  if run.sae.compute_dtype not in COMPUTE_DTYPES:
-    raise errors.InputError(
-      f'config.sae.compute_dtype={run.sae.compute_dtype!r} is not known; '
-      f'expected one of {", ".join(COMPUTE_DTYPES)}.'
-    )
+  for key, words in _CHOICES.items():
+    value = functools.reduce(operator.getitem, key.split('.'), raw)
+    if value not in words:
+      raise errors.InputError(
+        f'config.{key}={value!r} is not known; expected one of '
+        f'{", ".join(words)}.'
+      )
+  _check_activations(run)
   _check_sweep(run.sweep)
   _check_train(run)
   _check_mesh(run)
+
+
+def _check_activations(run):
+  config = run.activations
+  if config.bucket_rows < run.text.context_length:
+    raise errors.InputError(
+      f'config.activations.bucket_rows={config.bucket_rows} holds not one '
+      f'sequence of config.text.context_length={run.text.context_length}; '
+      'make it larger.'
+    )
+  if config.bucket_rows < run.train.batch_size:
+    raise errors.InputError(
+      f'config.activations.bucket_rows={config.bucket_rows} is less than '
+      f'config.train.batch_size={run.train.batch_size}; a batch would not be '
+      'shuffled, make the bucket larger.'
+    )
+  if config.mode == 'live' and config.max_norm_multiple:
+    raise errors.InputError(
+      f'config.activations.max_norm_multiple={config.max_norm_multiple} needs '
+      "the norms of all rows before the first step; set mode='stored' or the "
+      'multiple to 0.'
+    )
+  if config.mode == 'live' and config.store:
+    raise errors.InputError(
+      f'config.activations.store={config.store!r} is for stored training; set '
+      "mode='stored' or leave the store empty."
+    )
 
 
 def _check_sweep(sweep):
@@ -98,12 +140,6 @@ def _check_train(run):
         f'config.{key}={warmup} does not end before config.train.steps='
         f'{train.steps}; shorten the warm-up or train for longer.'
       )
-  if run.activations.bucket_rows < train.batch_size:
-    raise errors.InputError(
-      f'config.activations.bucket_rows={run.activations.bucket_rows} is less '
-      f'than config.train.batch_size={train.batch_size}; batches are drawn '
-      'from one bucket, make it larger.'
-    )
 
 
 def _check_mesh(run):

@@ -21,10 +21,10 @@ import numpy as np
 
 from jumprelu_jax import progress
 from jumprelu_jax import sae as sae_lib
-from jumprelu_jax import text
 from jumprelu_jax.lm import loss as lm_loss
 from jumprelu_jax.lm import sites
 from jumprelu_jax.lm import transformer
+from jumprelu_jax.text import packing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +141,7 @@ def spliced_logits(
   Returns:
     logits [B, L, V], and at the site x [B * L, D] and fn(x) [B * L, D].
   """
-  is_text_BL = text.is_text(tokens_BL, model.architecture.special_ids)
+  is_text_BL = packing.is_text(tokens_BL, model.architecture.special_ids)
   seen = []
 
   def replace(x_BLD):
@@ -210,7 +210,7 @@ def _loss_sums(model, logits_BLV, tokens_BL):
 
 def _is_text_N1(model, tokens_BL):
   """1 where a position counts, as a column of floats."""
-  is_text_BL = text.is_text(tokens_BL, model.architecture.special_ids)
+  is_text_BL = packing.is_text(tokens_BL, model.architecture.special_ids)
   return is_text_BL.reshape(-1, 1).astype('float32')
 
 
@@ -220,7 +220,7 @@ def _sum_over_batches(label, sums_fn, tokens_NL, rows, model, where, *args):
   with progress.track(label, tokens_NL.size, 'tokens') as bar:
     for start in range(0, len(tokens_NL), rows):
       tokens_BL = tokens_NL[start : start + rows]
-      padded_BL = text.pad_rows(tokens_BL, rows, model.architecture.pad_id)
+      padded_BL = packing.pad_rows(tokens_BL, rows, model.architecture.pad_id)
       sums = jax.device_get(
         sums_fn(jnp.asarray(padded_BL), model, where, *args)
       )

@@ -1,7 +1,7 @@
 """A run's folder, and the way from a config to a table of results.
 
   DIR/config.json          the resolved config; a folder belongs to one config
-  DIR/activations/         the store (see `activations`)
+  DIR/activations/         sequences.npy and a store for each site
   DIR/<name of an SAE>/    config.json, params.npz (folded), evaluation.json,
                            metrics.jsonl, tensorboard/, checkpoints/
   DIR/results.csv          one row for each SAE
@@ -14,133 +14,28 @@ a run that was killed is continued by the same command.
 from __future__ import annotations
 
 from collections.abc import Sequence
-import dataclasses
-import functools
 import json
 import os
 import pathlib
 
 import jax
-import numpy as np
-import tokenizers
 
-from jumprelu_jax import activations
 from jumprelu_jax import config as config_lib
-from jumprelu_jax import embedded
 from jumprelu_jax import errors
 from jumprelu_jax import evaluation
 from jumprelu_jax import export
+from jumprelu_jax import inputs as inputs_lib
 from jumprelu_jax import results
-from jumprelu_jax import sharding
-from jumprelu_jax import text
 from jumprelu_jax import train
 from jumprelu_jax import writer
-from jumprelu_jax.lm import gemma2
-from jumprelu_jax.lm import huggingface
-from jumprelu_jax.lm import loss as lm_loss
+from jumprelu_jax.activations import batches as batches_lib
+from jumprelu_jax.activations import harvest as harvest_lib
+from jumprelu_jax.activations import store as store_lib
 from jumprelu_jax.lm import sites
 
-# Where a run continues may change; what it computes may not.
-_MAY_DIFFER = ('mesh.data', 'mesh.latent')
-
-
-@dataclasses.dataclass(frozen=True)
-class Inputs:
-  """A run's inputs, checked; the heavy parts are read when first used.
-
-  Attributes:
-    run: the config.
-    lm_folder: the language model's folder.
-    lm_config: its config.
-    tokenizer: its tokenizer.
-    where: the site.
-    mesh: the device mesh.
-  """
-
-  run: config_lib.RunConfig
-  lm_folder: pathlib.Path
-  lm_config: gemma2.Gemma2Config
-  tokenizer: tokenizers.Tokenizer
-  where: sites.Site
-  mesh: jax.sharding.Mesh
-
-  @property
-  def special_ids(self) -> tuple[int, ...]:
-    """Ids of BOS, EOS and PAD."""
-    return lm_loss.special_ids(self.lm_config)
-
-  @functools.cached_property
-  def model(self) -> gemma2.Gemma2:
-    """The language model, float32."""
-    return huggingface.load(self.lm_folder)
-
-  @functools.cached_property
-  def heldout_NL(self) -> np.ndarray:
-    """Packed text to evaluate on."""
-    return self._pack(
-      _heldout_path(self.run.text), self.run.evaluation.sequences
-    )
-
-  @functools.cached_property
-  def harvest_NL(self) -> np.ndarray:
-    """Packed text to harvest from."""
-    return self._pack(
-      _harvest_path(self.run.text), self.run.activations.sequences
-    )
-
-  @functools.cached_property
-  def baseline(self) -> evaluation.Baseline:
-    """The language model measured without any SAE."""
-    rows = self.run.evaluation.sequences_per_batch
-    return evaluation.measure_baseline(
-      self.model, self.heldout_NL, self.where, rows
-    )
-
-  def _pack(self, path, max_rows):
-    return text.pack(
-      text.encode(text.read_documents(path), self.tokenizer),
-      self.run.text.context_length,
-      bos_id=self.lm_config.bos_token_id,
-      pad_id=self.lm_config.pad_token_id,
-      max_rows=max_rows or None,
-    )
-
-
-def prepare(run: config_lib.RunConfig) -> Inputs:
-  """Checks a config against the model, the texts and the machine.
-
-  Raises:
-    errors.InputError: something does not fit; nothing has been written.
-  """
-  train.check_names(run)
-  mesh = sharding.make_mesh(run.mesh.data, run.mesh.latent)
-  where = sites.Site(run.lm.site, run.lm.layer)
-  folder = pathlib.Path(
-    embedded.LM if run.lm.path == config_lib.EMBEDDED else run.lm.path
-  )
-  lm_config = huggingface.load_config(folder)
-  if where.layer >= lm_config.num_hidden_layers:
-    raise errors.InputError(
-      f'config.lm.layer={where.layer} is not a layer of {folder}; it has '
-      f'layers 0 to {lm_config.num_hidden_layers - 1}.'
-    )
-  if run.text.context_length > lm_config.max_position_embeddings:
-    raise errors.InputError(
-      f'config.text.context_length={run.text.context_length} is longer than '
-      f'the {lm_config.max_position_embeddings} positions of {folder}.'
-    )
-  rows = run.activations.sequences * (run.text.context_length - 1)
-  if 0 < rows < run.train.batch_size:
-    raise errors.InputError(
-      f'config.activations.sequences={run.activations.sequences} gives {rows} '
-      f'rows at most, less than config.train.batch_size='
-      f'{run.train.batch_size}; harvest from more sequences.'
-    )
-  huggingface.check_weights(folder, lm_config)
-  tokenizer = huggingface.load_tokenizer(folder)
-  for path in (_harvest_path(run.text), _heldout_path(run.text)):
-    next(text.read_documents(path))  # raises if there is none
-  return Inputs(run, folder, lm_config, tokenizer, where, mesh)
+# Where a run continues, and how its batches are fetched, may change; what it
+# computes may not.
+_MAY_DIFFER = ('mesh.data', 'mesh.latent', 'activations.prefetch_batches')
 
 
 def claim(workdir: str | os.PathLike, run: config_lib.RunConfig) -> None:
@@ -165,12 +60,12 @@ def claim(workdir: str | os.PathLike, run: config_lib.RunConfig) -> None:
 
 
 def run_all(
-  inputs: Inputs, coeffs: Sequence[float], workdir: str | os.PathLike
+  inputs: inputs_lib.Inputs, coeffs: Sequence[float], workdir: str | os.PathLike
 ) -> list[dict[str, object]]:
   """Harvests, trains and evaluates an SAE for each coefficient.
 
   Args:
-    inputs: from `prepare`.
+    inputs: from `inputs.prepare`.
     coeffs: sparsity coefficients.
     workdir: a folder that `claim` has accepted.
 
@@ -178,15 +73,20 @@ def run_all(
     The rows of results.csv, which is written.
   """
   workdir = pathlib.Path(workdir)
-  store = harvested(inputs, workdir / 'activations')
   runs = [
     inputs.run.with_values({'objective.sparsity_coeff': coeff})
     for coeff in coeffs
   ]
   folders = [workdir / sae_folder_name(run) for run in runs]
-  for run, folder in zip(runs, folders, strict=True):
-    if not (folder / export.FILE_NAME).exists():
-      _train(run, inputs, store, folder)
+  pending = [
+    (run, folder)
+    for run, folder in zip(runs, folders, strict=True)
+    if not (folder / export.FILE_NAME).exists()
+  ]
+  if pending:
+    shards = open_shards(inputs, workdir)
+    for run, folder in pending:
+      _train(run, inputs, shards, folder)
   rows = []
   for run, folder in zip(runs, folders, strict=True):
     path = folder / 'evaluation.json'
@@ -205,35 +105,62 @@ def sae_folder_name(run: config_lib.RunConfig) -> str:
   )
 
 
-def harvested(inputs: Inputs, folder: pathlib.Path) -> activations.Store:
-  """Returns the run's store of activations, harvested if it is not there."""
-  run = inputs.run
-  if not activations.is_complete(folder):
+def harvest(
+  inputs: inputs_lib.Inputs, folder: str, *, host: int = 0, hosts: int = 1
+) -> None:
+  """Fills a folder or URL with a store for each of the run's sites.
 
-    @jax.jit
-    def tap(model, tokens_BL):
-      return gemma2.tap(model, tokens_BL, inputs.where)
+  Args:
+    inputs: from `inputs.prepare`.
+    folder: gets a store for each site, and sequences.npy, which a row's origin
+      refers to. (At a URL that file lies in the current folder's `.sequences`.)
+    host: which of several hosts this is.
+    hosts: hosts that share the work.
 
-    activations.harvest(
-      functools.partial(tap, inputs.model),
-      inputs.harvest_NL,
-      folder,
-      special_ids=inputs.special_ids,
-      sequences_per_batch=run.activations.sequences_per_batch,
-      bucket_rows=run.activations.bucket_rows,
-      seed=run.seed,
-      source={
-        'model': _model_name(run),
-        'site': run.lm.site,
-        'layer': run.lm.layer,
-        'seed': run.seed,
-      },
+  Raises:
+    errors.InputError: the folder holds stores of something else.
+    errors.DiskFullError: no space is left; shards written before are usable.
+  """
+  plan = inputs.plan(pathlib.Path(folder) / 'sequences.npy')
+  stores = {
+    site_folder(folder, site): inputs.describe(site, len(plan.tokens_NL))
+    for site in inputs.harvested
+  }
+  harvest_lib.harvest(
+    plan, inputs.tap(inputs.harvested), stores, host=host, hosts=hosts
+  )
+
+
+def site_folder(folder: str, site: sites.Site) -> str:
+  """Returns where the store of a site lies in a folder of stores."""
+  return f'{str(folder).rstrip("/")}/{site.name}_{site.layer}'
+
+
+def open_shards(
+  inputs: inputs_lib.Inputs, workdir: pathlib.Path
+) -> batches_lib.Shards:
+  """Returns the run's rows: live, from a store given, or harvested now."""
+  config = inputs.run.activations
+  if config.mode == 'live':
+    plan = inputs.plan(workdir / 'sequences.npy')
+    return harvest_lib.Live(plan, inputs.tap((inputs.where,)))
+  folder = config.store or str(workdir / 'activations')
+  if not config.store:
+    harvest(inputs, folder)
+  store = store_lib.Store(site_folder(folder, inputs.where))
+  description = inputs.describe(inputs.where, store.description.num_sequences)
+  store.check_is_of(description)
+  if not store.is_complete:
+    raise errors.InputError(
+      f'config.activations.store={config.store}: {len(store.missing)} of '
+      f'{store.description.num_shards} shards are not there; finish it with '
+      'experiments.harvest.'
     )
-  return activations.Store(folder)
+  return store
 
 
 def evaluate_folder(
-  folder: pathlib.Path, run: config_lib.RunConfig, inputs: Inputs
+  folder: pathlib.Path, run: config_lib.RunConfig, inputs: inputs_lib.Inputs
 ) -> dict[str, object]:
   """Returns an SAE's row of results.csv, evaluated on the held-out text.
 
@@ -242,7 +169,7 @@ def evaluate_folder(
   """
   sae = export.load_npz(folder / export.FILE_NAME)
   d_model, num_latents = sae.W_enc.shape
-  expected = inputs.lm_config.site_dim(run.lm.site)
+  expected = inputs.architecture.site_dim(run.lm.site)
   if d_model != expected:
     raise errors.InputError(
       f'{folder}: the SAE is for activations of size {d_model}, but '
@@ -262,7 +189,7 @@ def evaluate_folder(
     'sparsity_coeff': run.objective.sparsity_coeff,
     'k': None,
     'seed': run.seed,
-    'model': _model_name(run),
+    'model': inputs_lib.model_name(run),
     'site': run.lm.site,
     'layer': run.lm.layer,
     'd_model': d_model,
@@ -294,14 +221,13 @@ def load_run(folder: str | os.PathLike) -> config_lib.RunConfig:
   return config_lib.RunConfig.from_config_dict(raw)
 
 
-def _train(run, inputs, store, folder):
+def _train(run, inputs, shards, folder):
   """Trains one SAE and writes it folded; the SAE is the last file written."""
   folder.mkdir(exist_ok=True)
   _write_json(folder / 'config.json', run.to_dict())
-  batches = activations.Batches(store, run.train.batch_size, run.seed)
-  sae = train.fit(run, batches, store.manifest.d_model, inputs.mesh, folder)
+  sae = train.fit(run, shards, inputs.mesh, folder)
   sae = jax.device_get(sae)
-  export.save_npz(sae.fold(store.scale), folder / export.FILE_NAME)
+  export.save_npz(sae.fold(shards.scale), folder / export.FILE_NAME)
 
 
 def _check_same_config(path, run):
@@ -323,20 +249,6 @@ def _check_same_config(path, run):
       f'--workdir={path.parent} holds a run with another config '
       f'({"; ".join(differences)}); give another --workdir.'
     )
-
-
-def _harvest_path(config):
-  is_embedded = config.harvest == config_lib.EMBEDDED
-  return embedded.HARVEST_TEXT if is_embedded else config.harvest
-
-
-def _heldout_path(config):
-  is_embedded = config.heldout == config_lib.EMBEDDED
-  return embedded.HELDOUT_TEXT if is_embedded else config.heldout
-
-
-def _model_name(run):
-  return pathlib.Path(run.lm.path).name
 
 
 def _write_json(path, value):

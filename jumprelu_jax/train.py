@@ -7,8 +7,10 @@ mesh, feeds it, and keeps checkpoints and curves.
 from __future__ import annotations
 
 from collections.abc import Callable
+import contextlib
 import functools
 import pathlib
+import time
 
 import flax.struct
 import jax
@@ -16,7 +18,6 @@ from jax import numpy as jnp
 import numpy as np
 import optax
 
-from jumprelu_jax import activations
 from jumprelu_jax import checkpoint
 from jumprelu_jax import config as config_lib
 from jumprelu_jax import errors
@@ -27,6 +28,7 @@ from jumprelu_jax import progress
 from jumprelu_jax import sae as sae_lib
 from jumprelu_jax import sharding
 from jumprelu_jax import writer
+from jumprelu_jax.activations import batches as batches_lib
 
 #: Initialisers by the names that configs and results.csv use.
 ARCHITECTURES = {
@@ -137,9 +139,13 @@ def _compile(run, d_model, mesh):
     tx=optim.make(run.optimizer, run.train.steps),
     sparsity_warmup_steps=run.objective.sparsity_warmup_steps,
   )
+
+  def step_on_rows(state, rows_BD, scale, coefficients):
+    return step(state, rows_BD.astype('float32') / scale, coefficients)
+
   jitted_step = jax.jit(
-    step,
-    in_shardings=(shardings, sharding.of_batch(mesh), None),
+    step_on_rows,
+    in_shardings=(shardings, sharding.of_batch(mesh), None, None),
     out_shardings=(shardings, None),
     donate_argnums=0,
   )
@@ -151,7 +157,9 @@ def compile_for(
 ) -> tuple[Callable, Callable]:
   """Returns (init, step): `init_state` of a key and `train_step`, jitted.
 
-  The state is born sharded and is donated by each step. Runs that differ only
+  The step takes rows as they are stored and their scale (state, rows_BD, scale,
+  coefficients), so that what is copied to the device is no wider than the
+  store. The state is born sharded and is donated by each step. Runs that differ only
   in the objective's coefficients share one program.
   """
   shared = run.with_values({'objective.sparsity_coeff': 0.0})
@@ -160,8 +168,7 @@ def compile_for(
 
 def fit(
   run: config_lib.RunConfig,
-  batches: activations.Batches,
-  d_model: int,
+  shards: batches_lib.Shards,
   mesh: jax.sharding.Mesh,
   folder: str | pathlib.Path,
 ) -> sae_lib.JumpReLU:
@@ -169,8 +176,7 @@ def fit(
 
   Args:
     run: the config.
-    batches: batches by step.
-    d_model: D.
+    shards: rows to train on, and their scale.
     mesh: where to train.
     folder: gets `checkpoints/`, `metrics.jsonl` and `tensorboard/`.
 
@@ -178,29 +184,27 @@ def fit(
     The trained parameters.
 
   Raises:
+    errors.InputError: a shard is damaged.
     FloatingPointError: the loss is not finite.
   """
-  init, step_fn = compile_for(run, d_model, mesh)
+  init, step_fn = compile_for(run, shards.d_model, mesh)
   state = init(jax.random.key(run.seed))
   checkpointer = checkpoint.Checkpointer(pathlib.Path(folder) / 'checkpoints')
   start, state = checkpointer.restore_latest(state) or (0, state)
   curve = writer.CurveWriter(folder, first_step=start)
-  coefficients = jax.device_put(
-    objectives.Coefficients(
-      np.float32(run.objective.sparsity_coeff),
-      np.float32(run.objective.bandwidth),
-    ),
-    sharding.replicated(mesh),
+  scale, coefficients = jax.device_put(
+    (np.float32(shards.scale), _coefficients(run)), sharding.replicated(mesh)
   )
   label = f'train {run.objective.sparsity_coeff:g}'
-  pending = []
+  began, pending = time.perf_counter(), []
   with (
     progress.track(label, run.train.steps, 'steps', start) as bar,
+    _prefetched(run, shards, start) as batches,
     jax.transfer_guard('disallow'),
   ):
-    for step in range(start, run.train.steps):
-      x_BD = jax.device_put(batches[step], sharding.of_batch(mesh))
-      state, metrics = step_fn(state, x_BD, coefficients)
+    for step, rows_BD in batches:
+      rows_BD = jax.device_put(rows_BD, sharding.of_batch(mesh))
+      state, metrics = step_fn(state, rows_BD, scale, coefficients)
       pending.append(metrics)
       done = step + 1
       is_last = done == run.train.steps
@@ -211,9 +215,40 @@ def fit(
         pending.clear()
       if done % run.train.steps_per_checkpoint == 0 or is_last:
         checkpointer.save(done, state)
+    _report_waiting(label, batches.wait_s, time.perf_counter() - began)
   curve.close()
   checkpointer.close()
   return state.sae
+
+
+@contextlib.contextmanager
+def _prefetched(run, shards, start):
+  """Yields an iterator over the run's remaining (step, rows)."""
+  steps, depth = run.train.steps, run.activations.prefetch_batches
+  with (
+    contextlib.closing(
+      batches_lib.Batches(
+        shards, run.train.batch_size, run.seed, num_steps=steps
+      )
+    ) as batches,
+    batches_lib.prefetched(batches, start, steps, depth) as ahead,
+  ):
+    yield ahead
+
+
+def _coefficients(run):
+  return objectives.Coefficients(
+    np.float32(run.objective.sparsity_coeff),
+    np.float32(run.objective.bandwidth),
+  )
+
+
+def _report_waiting(label, wait_s, total_s):
+  """Says which share of the time the loop had no batch to work on."""
+  progress.say(
+    f'{label}: waited for data {wait_s / max(total_s, 1e-9):.1%} of '
+    f'{total_s:.1f} s'
+  )
 
 
 def l0_is_settled(

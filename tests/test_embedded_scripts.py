@@ -8,7 +8,7 @@ from absl import flags
 import numpy as np
 import pytest
 
-from jumprelu_jax import text
+from jumprelu_jax.text import sources
 
 
 def import_script(name):
@@ -77,7 +77,7 @@ def test_written_documents_are_read_back(tmp_path, ending):
   documents = ['naïve café ☕', 'two\nlines']
   path = tmp_path / f'a.jsonl.{ending}'
   split_text.write(str(path), [{'text': d} for d in documents])
-  assert list(text.read_documents(path)) == documents
+  assert list(sources.read(sources.Source(str(path)))) == documents
 
 
 def test_an_epoch_visits_every_row_once():

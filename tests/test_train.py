@@ -15,20 +15,25 @@ MESHES = [(1, 1), (8, 1), (1, 8), (2, 4)]
 D_MODEL = 16
 
 
-class PlantedBatches:
+class PlantedShards:
   """Sparse sums of planted unit directions, at unit mean squared norm."""
 
-  def __init__(self, batch_size, d_model=D_MODEL, latents=24, active=2, seed=0):
+  scale = 1.0
+
+  def __init__(
+    self, rows=64, shards=8, d_model=D_MODEL, latents=24, active=2, seed=0
+  ):
+    self.rows_per_shard, self.d_model = (rows,) * shards, d_model
     rng = np.random.default_rng(seed)
     directions = rng.normal(size=(latents, d_model))
     self.directions_MD = directions / np.linalg.norm(
       directions, axis=1, keepdims=True
     )
-    self._batch_size, self._rate = batch_size, active / latents
+    self._rate = active / latents
 
-  def __getitem__(self, step):
-    rng = np.random.default_rng([1, step])
-    shape = (self._batch_size, len(self.directions_MD))
+  def open(self, index):
+    rng = np.random.default_rng([1, index])
+    shape = (self.rows_per_shard[index], len(self.directions_MD))
     f = rng.uniform(0.5, 1.5, shape) * (rng.random(shape) < self._rate)
     x = f @ self.directions_MD
     return (x / np.sqrt(self._rate * shape[1] * 1.083)).astype('float32')
@@ -55,14 +60,14 @@ def run_steps(run, mesh_shape, steps):
   mesh = sharding.make_mesh(*mesh_shape)
   init, step_fn = train.compile_for(run, D_MODEL, mesh)
   state = init(jax.random.key(0))
-  batches = PlantedBatches(run.train.batch_size)
+  shards = PlantedShards(run.train.batch_size)
   coefficients = objectives.Coefficients(
     run.objective.sparsity_coeff, run.objective.bandwidth
   )
   losses = []
   for step in range(steps):
-    x_BD = jax.device_put(batches[step], sharding.of_batch(mesh))
-    state, metrics = step_fn(state, x_BD, coefficients)
+    x_BD = jax.device_put(shards.open(step), sharding.of_batch(mesh))
+    state, metrics = step_fn(state, x_BD, 1.0, coefficients)
     losses.append(float(metrics['loss']))
   return losses, state
 
@@ -106,7 +111,8 @@ def test_state_is_donated(planted_run):
   state = init(jax.random.key(0))
   step_fn(
     state,
-    PlantedBatches(64)[0],
+    PlantedShards(64).open(0),
+    1.0,
     objectives.Coefficients(0.02, 0.05),
   )
   assert state.sae.W_enc.is_deleted()
@@ -128,7 +134,7 @@ def test_sparsity_coefficient_warms_up_linearly(make_run):
   state, seen = init(jax.random.key(0)), []
   for _ in range(6):
     state, metrics = step_fn(
-      state, jnp.ones((8, D_MODEL)), objectives.Coefficients(2.0, 0.1)
+      state, jnp.ones((8, D_MODEL)), 1.0, objectives.Coefficients(2.0, 0.1)
     )
     seen.append(float(metrics['sparsity_coeff']))
   np.testing.assert_allclose(seen, [0, 0.5, 1, 1.5, 2, 2])
@@ -136,26 +142,28 @@ def test_sparsity_coefficient_warms_up_linearly(make_run):
 
 def test_interrupted_training_ends_bit_identical(planted_run, tmp_path):
   mesh = sharding.make_mesh(1, 1)
-  batches = PlantedBatches(64)
 
   class KilledError(Exception):
     pass
 
-  class StopsAt(PlantedBatches):
-    def __getitem__(self, step):
-      if step == 7:  # after the checkpoint of step 4 and the record of step 6
-        raise KilledError
-      return super().__getitem__(step)
+  class StopsAtTheLast(PlantedShards):
+    opened = 0
 
-  whole = train.fit(planted_run, batches, D_MODEL, mesh, tmp_path / 'whole')
+    def open(self, index):
+      self.opened += 1  # a shard is a batch here
+      if self.opened == 8:  # after the checkpoint of step 4, the record of 6
+        raise KilledError
+      return super().open(index)
+
+  whole = train.fit(planted_run, PlantedShards(), mesh, tmp_path / 'whole')
   with pytest.raises(KilledError):
-    train.fit(planted_run, StopsAt(64), D_MODEL, mesh, tmp_path / 'killed')
+    train.fit(planted_run, StopsAtTheLast(), mesh, tmp_path / 'killed')
   assert [r['step'] for r in writer.read_curve(tmp_path / 'killed')] == [
     2,
     4,
     6,
   ]
-  resumed = train.fit(planted_run, batches, D_MODEL, mesh, tmp_path / 'killed')
+  resumed = train.fit(planted_run, PlantedShards(), mesh, tmp_path / 'killed')
   for got, want in zip(
     jax.tree.leaves(resumed), jax.tree.leaves(whole), strict=True
   ):
@@ -167,9 +175,9 @@ def test_interrupted_training_ends_bit_identical(planted_run, tmp_path):
 
 def test_checkpoint_restores_on_another_mesh(planted_run, tmp_path):
   mesh = sharding.make_mesh(2, 4)
-  sae = train.fit(planted_run, PlantedBatches(64), D_MODEL, mesh, tmp_path)
+  sae = train.fit(planted_run, PlantedShards(), mesh, tmp_path)
   other = sharding.make_mesh(1, 1)
-  again = train.fit(planted_run, PlantedBatches(64), D_MODEL, other, tmp_path)
+  again = train.fit(planted_run, PlantedShards(), other, tmp_path)
   np.testing.assert_array_equal(again.W_enc, sae.W_enc)
   assert len(again.W_enc.sharding.device_set) == 1
 
@@ -186,9 +194,9 @@ def test_planted_dictionary_is_recovered(make_run, tmp_path):
     train__steps_per_log=100,
     train__steps_per_checkpoint=500,
   )
-  batches = PlantedBatches(512, d_model=32, latents=48)
-  sae = train.fit(run, batches, 32, sharding.make_mesh(1, 1), tmp_path)
-  cosines = batches.directions_MD @ np.asarray(sae.W_dec).T
+  shards = PlantedShards(8192, 100, d_model=32, latents=48)
+  sae = train.fit(run, shards, sharding.make_mesh(1, 1), tmp_path)
+  cosines = shards.directions_MD @ np.asarray(sae.W_dec).T
   assert cosines.max(axis=1).mean() > 0.9
 
 

@@ -25,11 +25,13 @@ import tokenizers
 
 from jumprelu_jax import checkpoint
 from jumprelu_jax import embedded
-from jumprelu_jax import text
 from jumprelu_jax.lm import hf_config
 from jumprelu_jax.lm import huggingface
 from jumprelu_jax.lm import loss as lm_loss
 from jumprelu_jax.lm import transformer
+from jumprelu_jax.text import packing
+from jumprelu_jax.text import sources
+from jumprelu_jax.text import tokens as tokens_lib
 
 _LM_TEXT = flags.DEFINE_string(
   'lm_text', str(embedded.HARVEST_TEXT), 'JSON-lines file to train on.'
@@ -95,20 +97,26 @@ def train_tokenizer(documents):
   return tokenizer
 
 
+def pack(documents, tokenizer):
+  """Returns packed sequences of some documents."""
+  rows = packing.pack(
+    tokens_lib.encode(documents, tokenizer),
+    CONTEXT,
+    bos_id=ARCHITECTURE.bos_id,
+    pad_id=ARCHITECTURE.pad_id,
+  )
+  return np.stack(list(rows))
+
+
 def prepare(workdir):
   """Returns (tokenizer, tokens_NL), made once and kept in the workdir."""
   tokenizer_path = workdir / 'tokenizer.json'
   tokens_path = workdir / 'tokens.npy'
   if not tokens_path.exists():
-    documents = list(text.read_documents(_LM_TEXT.value))
+    documents = list(sources.read(sources.Source(_LM_TEXT.value)))
     tokenizer = train_tokenizer(documents)
     tokenizer.save(str(tokenizer_path))
-    tokens_NL = text.pack(
-      text.encode(documents, tokenizer),
-      CONTEXT,
-      bos_id=ARCHITECTURE.bos_id,
-      pad_id=ARCHITECTURE.pad_id,
-    )
+    tokens_NL = pack(documents, tokenizer)
     np.save(workdir / 'tmp.npy', tokens_NL)
     os.replace(workdir / 'tmp.npy', tokens_path)
   tokenizer = tokenizers.Tokenizer.from_file(str(tokenizer_path))
@@ -174,13 +182,9 @@ def train_step(state, tokens_BL, *, tx):
 
 def heldout_loss(model, tokenizer):
   """Returns (nats per token, bits per character, tokens) on held-out text."""
-  documents = list(text.read_documents(embedded.HELDOUT_TEXT))
-  tokens_NL = text.pack(
-    text.encode(documents, tokenizer),
-    CONTEXT,
-    bos_id=ARCHITECTURE.bos_id,
-    pad_id=ARCHITECTURE.pad_id,
-  )
+  heldout = sources.Source(str(embedded.HELDOUT_TEXT))
+  documents = list(sources.read(heldout))
+  tokens_NL = pack(documents, tokenizer)
   special = ARCHITECTURE.special_ids
 
   @jax.jit
@@ -198,7 +202,7 @@ def heldout_loss(model, tokenizer):
     axis=0,
   )
   characters = sum(map(len, documents))
-  tokens = text.is_text(tokens_NL, special).sum()
+  tokens = packing.is_text(tokens_NL, special).sum()
   nats = total / count
   bits_per_character = nats * tokens / characters / np.log(2)
   return float(nats), float(bits_per_character), int(tokens)

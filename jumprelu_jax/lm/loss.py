@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 from jax import numpy as jnp
 
-from jumprelu_jax import text
+from jumprelu_jax.text import packing
 
 
 def next_token_loss(
@@ -27,7 +27,7 @@ def next_token_loss(
   loss_BL -= jnp.take_along_axis(
     logits_BLV[:, :-1], targets_BL[..., None], axis=-1
   )[..., 0]
-  is_text_BL = text.is_text(tokens_BL, special)
+  is_text_BL = packing.is_text(tokens_BL, special)
   counts_BL = (is_text_BL[:, :-1] & is_text_BL[:, 1:]).astype('float32')
   last = ((0, 0), (0, 1))
   return jnp.pad(loss_BL, last), jnp.pad(counts_BL, last)

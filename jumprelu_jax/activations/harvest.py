@@ -1,0 +1,137 @@
+"""Buckets → stores, one for each site; and buckets without a store.
+
+A harvest makes the shards that are not there, so one that was killed, or whose
+shard was deleted, is finished by the same command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+from concurrent import futures
+import os
+
+from jumprelu_jax import progress
+from jumprelu_jax.activations import buckets
+from jumprelu_jax.activations import formats
+from jumprelu_jax.activations import places
+from jumprelu_jax.activations import sidecars
+from jumprelu_jax.activations import store as store_lib
+
+Folder = str | os.PathLike
+
+
+def harvest(
+  plan: buckets.Plan,
+  tap: buckets.Tap,
+  stores: Mapping[Folder, store_lib.Description],
+  *,
+  host: int = 0,
+  hosts: int = 1,
+) -> int:
+  """Fills stores with the buckets that they lack.
+
+  One bucket is written by a thread while the next is made, so memory is two
+  buckets and the model.
+
+  Args:
+    plan: what decides the buckets.
+    tap: the model; gives one array for each store, in their order.
+    stores: folder or URL → description, for each site.
+    host: this host makes the buckets with index % hosts == host.
+    hosts: hosts that share the work.
+
+  Returns:
+    The number of buckets made.
+
+  Raises:
+    errors.InputError: a folder holds a store of something else; nothing is
+      changed.
+    errors.DiskFullError: no space is left; shards written before are usable.
+  """
+  for folder, description in stores.items():
+    if store_lib.exists(folder):
+      store_lib.Store(folder).check_is_of(description)
+  _write_manifests(stores)
+  mine = [i for i in missing(stores) if i % hosts == host]
+  with (
+    progress.track(
+      'harvest', sum(map(plan.tokens_of, mine)), 'tokens'
+    ) as bar,
+    futures.ThreadPoolExecutor(1, 'write') as writer,
+  ):
+    writing = None
+    try:
+      for index in mine:
+        bucket = buckets.make(plan, tap, index, bar.advance)
+        if writing is not None:
+          writing.result()
+        writing = writer.submit(_write, stores, index, bucket)
+        del bucket  # or it would live on beside the next two
+      if writing is not None:
+        writing.result()
+    finally:
+      _write_manifests(stores)
+  return len(mine)
+
+
+def missing(stores: Mapping[Folder, store_lib.Description]) -> Sequence[int]:
+  """Returns the buckets that at least one of the stores lacks."""
+  return sorted(
+    {index for folder in stores for index in store_lib.Store(folder).missing}
+  )
+
+
+class Live:
+  """Shards that are made when they are opened (see `batches.Shards`).
+
+  Holds what `buckets.make` needs and no rows; whoever reads does.
+  """
+
+  def __init__(self, plan: buckets.Plan, tap: buckets.Tap):
+    """Makes the first bucket, whose norm is the scale.
+
+    Args:
+      plan: what decides the buckets; without a norm filter, whose rows are not
+        known before the model has run.
+      tap: the model, at one site.
+    """
+    assert not plan.max_norm_multiple
+    self._plan, self._tap = plan, tap
+    self.rows_per_shard = plan.rows_per_bucket()
+    first = buckets.make(plan, tap, 0)
+    self.d_model = first.rows[0].shape[1]
+    self.scale = sidecars.scale(
+      sidecars.describe(first.rows[0], first.origin_N3, 0)
+    )
+
+  def open(self, index: int) -> formats.Reader:
+    """Returns the rows of a bucket, run through the model now."""
+    (rows_ND,) = buckets.make(self._plan, self._tap, index).rows
+    return rows_ND
+
+
+def _write(stores, index, bucket):
+  pairs = zip(stores.items(), bucket.rows, strict=True)
+  for (folder, description), rows_ND in pairs:
+    store_lib.write_shard(
+      folder, description, index, rows_ND, bucket.origin_N3, bucket.outliers
+    )
+
+
+def _write_manifests(stores):
+  """Writes manifests until they list every shard that is there.
+
+  Of several hosts each writes them when it is done; one that was overtaken
+  while it wrote sees the other's shards when it looks again.
+  """
+  for folder, description in stores.items():
+    seen = None
+    while seen != (there := _there(folder, description)):
+      store_lib.write_manifest(folder, description)
+      seen = there
+
+
+def _there(folder, description):
+  count, d_model = description.num_shards, description.d_model
+  return tuple(sorted(sidecars.read(places.at(folder), count, d_model)))

@@ -1,0 +1,279 @@
+"""A run's inputs: checked against each other, read when first used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import dataclasses
+import functools
+import itertools
+import os
+import pathlib
+
+import jax
+import numpy as np
+import tokenizers
+import xxhash
+
+from jumprelu_jax import config as config_lib
+from jumprelu_jax import embedded
+from jumprelu_jax import errors
+from jumprelu_jax import evaluation
+from jumprelu_jax import sharding
+from jumprelu_jax import train
+from jumprelu_jax.activations import buckets
+from jumprelu_jax.activations import store as store_lib
+from jumprelu_jax.lm import huggingface
+from jumprelu_jax.lm import sites
+from jumprelu_jax.lm import transformer
+from jumprelu_jax.lm.architecture import Architecture
+from jumprelu_jax.text import packing
+from jumprelu_jax.text import sequences
+from jumprelu_jax.text import sources
+from jumprelu_jax.text import tokens as tokens_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+  """A run's inputs, checked; the heavy parts are read when first used.
+
+  Attributes:
+    run: the config.
+    lm_folder: the language model's folder.
+    revision: the model's commit on the hub; '' for a folder.
+    architecture: the model's, with the config's BOS and special tokens.
+    tokenizer: its tokenizer.
+    where: the site that SAEs are trained at.
+    harvested: the sites to harvest, `where` among them.
+    mesh: the device mesh.
+  """
+
+  run: config_lib.RunConfig
+  lm_folder: pathlib.Path
+  revision: str
+  architecture: Architecture
+  tokenizer: tokenizers.Tokenizer
+  where: sites.Site
+  harvested: tuple[sites.Site, ...]
+  mesh: jax.sharding.Mesh
+
+  @functools.cached_property
+  def model(self) -> transformer.Transformer:
+    """The whole language model."""
+    return self._load(None)
+
+  @functools.cached_property
+  def heldout_NL(self) -> np.ndarray:
+    """Packed text to evaluate on."""
+    limit = self.run.evaluation.sequences or None
+    rows = self._rows(heldout_sources(self.run.text))
+    rows = itertools.islice(rows, limit)
+    return np.stack(list(rows))
+
+  @functools.cached_property
+  def baseline(self) -> evaluation.Baseline:
+    """The language model measured without any SAE."""
+    rows = self.run.evaluation.sequences_per_batch
+    return evaluation.measure_baseline(
+      self.model, self.heldout_NL, self.where, rows
+    )
+
+  def plan(self, path: pathlib.Path) -> buckets.Plan:
+    """Returns the plan of the run's buckets.
+
+    Args:
+      path: where sequences of tokens are kept; written if it is not there.
+    """
+    if not path.exists():
+      path.parent.mkdir(parents=True, exist_ok=True)
+      rows = self._rows(harvest_sources(self.run.text))
+      limit = self.run.activations.sequences
+      sequences.write(rows, path, max_rows=limit)
+    config = self.run.activations
+    return buckets.Plan(
+      tokens_NL=sequences.open(path),
+      special_ids=self.architecture.special_ids,
+      pad_id=self.architecture.pad_id,
+      sequences_per_bucket=config.bucket_rows // self.run.text.context_length,
+      sequences_per_batch=config.sequences_per_batch,
+      max_norm_multiple=config.max_norm_multiple,
+      seed=self.run.seed,
+    )
+
+  def tap(self, where: tuple[sites.Site, ...]) -> buckets.Tap:
+    """Returns the model as a function of tokens, with no later layers."""
+    model = self._load(1 + max(site.layer for site in where))
+    layout = sharding.of_batch(self.mesh)
+    dtype = self.run.activations.dtype
+
+    @jax.jit
+    def run(model, tokens_BL):
+      found = transformer.tap(model, tokens_BL, where)
+      return tuple(x_BLD.astype(dtype) for x_BLD in found)
+
+    return lambda tokens_BL: run(model, jax.device_put(tokens_BL, layout))
+
+  def describe(
+    self, site: sites.Site, num_sequences: int
+  ) -> store_lib.Description:
+    """Returns what a store of the run's activations at a site is of."""
+    run = self.run
+    per_bucket = run.activations.bucket_rows // run.text.context_length
+    return store_lib.Description(
+      model=model_name(run),
+      revision=self.revision,
+      tokenizer=xxhash.xxh3_128_hexdigest(self.tokenizer.to_str()),
+      site=site.name,
+      layer=site.layer,
+      d_model=self.architecture.site_dim(site.name),
+      dtype=run.activations.dtype,
+      format=run.activations.format,
+      text=run.text.harvest,
+      packing=run.text.packing,
+      context_length=run.text.context_length,
+      num_sequences=num_sequences,
+      special_ids=self.architecture.special_ids,
+      seed=run.seed,
+      sequences_per_bucket=per_bucket,
+      max_norm_multiple=run.activations.max_norm_multiple,
+      num_shards=-(-num_sequences // per_bucket),
+    )
+
+  def _load(self, num_layers):
+    model = huggingface.load(
+      self.lm_folder,
+      dtype=self.run.lm.dtype,
+      mesh=self.mesh,
+      num_layers=num_layers,
+    )
+    ours = self.architecture.cut(model.architecture.num_layers)
+    return model.replace(architecture=ours)
+
+  def _rows(self, found):
+    """Yields packed sequences of the texts of some sources."""
+    chat_template = tokens_lib.chat_renderer(self.lm_folder)
+    streams = [
+      tokens_lib.encode(sources.read(source), self.tokenizer, chat_template)
+      for source in found
+    ]
+    weights = [source.weight for source in found]
+    return packing.PACKINGS[self.run.text.packing](
+      tokens_lib.mix(streams, weights, self.run.seed),
+      self.run.text.context_length,
+      bos_id=self.architecture.bos_id,
+      pad_id=self.architecture.pad_id,
+    )
+
+
+def prepare(run: config_lib.RunConfig) -> Inputs:
+  """Checks a config against the model, the texts and the machine.
+
+  Raises:
+    errors.InputError: something does not fit; nothing has been written.
+  """
+  train.check_names(run)
+  mesh = sharding.make_mesh(run.mesh.data, run.mesh.latent)
+  where = sites.Site(run.lm.site, run.lm.layer)
+  harvested = tuple(map(sites.parse, run.activations.sites)) or (where,)
+  _check_sites(where, harvested)
+  folder, revision = huggingface.resolve(
+    str(embedded.LM) if run.lm.path == config_lib.EMBEDDED else run.lm.path,
+    run.lm.revision,
+  )
+  architecture = huggingface.load_architecture(folder)
+  for site in harvested:
+    architecture.check_site(site)
+  _check_lengths(run, architecture, folder)
+  huggingface.check_weights(folder, architecture)
+  tokenizer = huggingface.load_tokenizer(folder)
+  architecture = _with_token_ids(architecture, run.text, folder)
+  for source in (*harvest_sources(run.text), *heldout_sources(run.text)):
+    sources.read(source)  # raises if there is none
+  return Inputs(
+    run, folder, revision, architecture, tokenizer, where, harvested, mesh
+  )
+
+
+def harvest_sources(config: config_lib.TextConfig) -> tuple[sources.Source, ...]:
+  """Returns the sources to harvest from."""
+  return _sources(config.harvest, embedded.HARVEST_TEXT)
+
+
+def heldout_sources(config: config_lib.TextConfig) -> tuple[sources.Source, ...]:
+  """Returns the sources to evaluate on."""
+  return _sources(config.heldout, embedded.HELDOUT_TEXT)
+
+
+def model_name(run: config_lib.RunConfig) -> str:
+  """Returns the model's name for tables: hub id, or the folder's name."""
+  path = run.lm.path
+  return pathlib.Path(path).name if os.path.isdir(path) else path
+
+
+def _sources(spec, shipped):
+  if spec == config_lib.EMBEDDED:
+    return (sources.Source(str(shipped)),)
+  return sources.parse(spec)
+
+
+def _check_sites(where, harvested):
+  if where not in harvested:
+    raise errors.InputError(
+      f'config.activations.sites={tuple(map(str, harvested))} lacks the site '
+      f'to train at, {where}; add it, or set config.lm.site and '
+      'config.lm.layer.'
+    )
+  if len(set(harvested)) != len(harvested):
+    raise errors.InputError(
+      f'config.activations.sites={tuple(map(str, harvested))} has a site '
+      'twice; name each once.'
+    )
+
+
+def _check_lengths(run, architecture, folder):
+  """Sequences fit the model, and batches fit sequences and mesh."""
+  length = run.text.context_length
+  if length > architecture.max_positions:
+    raise errors.InputError(
+      f'config.text.context_length={length} is longer than the '
+      f'{architecture.max_positions} positions of {folder}.'
+    )
+  rows = run.activations.sequences * (length - 1)
+  if 0 < rows < run.train.batch_size:
+    raise errors.InputError(
+      f'config.activations.sequences={run.activations.sequences} gives {rows} '
+      f'rows at most, less than config.train.batch_size='
+      f'{run.train.batch_size}; harvest from more sequences.'
+    )
+  for key, rows in (
+    ('activations', run.activations.sequences_per_batch),
+    ('evaluation', run.evaluation.sequences_per_batch),
+  ):
+    if rows % run.mesh.data:
+      raise errors.InputError(
+        f'config.{key}.sequences_per_batch={rows} is not divisible by '
+        f"mesh axis 'data'={run.mesh.data}; use a multiple of it."
+      )
+
+
+def _with_token_ids(architecture, config, folder):
+  """Returns the architecture with the config's BOS and special tokens."""
+  bos_id = architecture.bos_id if config.bos_id < 0 else config.bos_id
+  if bos_id is None:
+    raise errors.InputError(
+      f'{folder} has no BOS token to start sequences with; set '
+      'config.text.bos_id, for example to the id of its end-of-text token.'
+    )
+  for token_id in (bos_id, *config.special_ids):
+    if not 0 <= token_id < architecture.vocab_size:
+      raise errors.InputError(
+        f'token id {token_id} of config.text is not in the vocabulary of '
+        f'{folder}, which has {architecture.vocab_size}.'
+      )
+  special = (*architecture.special_ids, bos_id, *config.special_ids)
+  return dataclasses.replace(
+    architecture,
+    bos_id=bos_id,
+    special_ids=tuple(dict.fromkeys(special)),
+  )
+
+
