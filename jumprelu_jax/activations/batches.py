@@ -113,7 +113,7 @@ class Batches:
     self._thread.shutdown(wait=False, cancel_futures=True)
 
   def _read(self, position, wanted):
-    """Returns blocks from a position on: at most `wanted` rows, of one shard."""
+    """Returns blocks from a position on: of one shard, at most so many rows."""
     epoch, shard, offset = self._locate(position)
     wanted = min(wanted, int(self._rows[shard]) - offset)
     reader = self._reader(shard, position - offset + int(self._rows[shard]))

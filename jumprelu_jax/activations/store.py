@@ -340,7 +340,7 @@ def _not_written(error, folder, what, size):
   """Returns the error of a write that failed, for want of space or else."""
   is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
   free = places.at(folder).free_bytes()
-  space = f'it needs {size:,} bytes' + (
+  space = f'it needs about {size:,} bytes' + (
     '' if free is None else f' and {free:,} are free'
   )
   remedy = 'free some space' if is_full else 'mend that'
