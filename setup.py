@@ -24,13 +24,16 @@ setuptools.setup(
     'jax>=0.10.2,<0.13',
     'matplotlib>=3.10,<4',
     'ml-collections>=1.1,<2',
+    'ml-dtypes>=0.5,<1',
     'numpy>=2,<3',
     'optax>=0.2.8,<0.3',
     'orbax-checkpoint>=0.12.8,<0.13',
     'safetensors>=0.8,<0.9',
     'tensorboardX>=2.6.5,<3',
+    'tensorstore>=0.1.86,<0.2',
     'tokenizers>=0.23,<0.24',
     'tqdm>=4.66',
+    'xxhash>=4.1,<5',
   ],
   extras_require={
     # torch and transformers are oracles: nothing but tests imports them.

@@ -155,9 +155,7 @@ class Batches:
     """Returns a shard's rows; starts to open the shard at position `end`."""
     needed = [shard]
     if self._end is None or end < self._end:
-      here = self._epoch  # looking ahead may turn the page of the epoch
       needed.append(self._locate(end)[1])
-      self._epoch = here
     for other in self._opening.keys() - set(needed):
       self._opening.pop(other).cancel()
     for index in needed:
