@@ -101,7 +101,7 @@ class Batches:
           if out_BD is None:
             shape = (batch_size, block_ND.shape[1])
             out_BD = np.empty(shape, block_ND.dtype)
-            # Bytes: NumPy copies bfloat16 one by one, holding the GIL.
+            # As bytes: NumPy copies bfloat16 at half the speed.
             bytes_BK = out_BD.view(np.uint8)
           stop = filled + len(block_ND)
           bytes_BK[filled:stop] = block_ND.view(np.uint8)

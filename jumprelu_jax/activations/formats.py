@@ -5,7 +5,7 @@ slice. Which rows, and what else is kept of them, is `store`'s affair.
 
 Blocks of 256 rows are what readers ask for. Npy: one local file, mapped, so a
 block is a memcpy; nothing is checked when it is read. Zarr3: local or at a URL,
-each block with a CRC that is checked when it is read; 5 to 10 times dearer.
+each block with a CRC that is checked when it is read; ten times dearer.
 """
 
 from __future__ import annotations
