@@ -194,9 +194,8 @@ class Store:
     ]
     if differing:
       raise errors.InputError(
-        f'{self._folder} holds a store of something else ('
-        + '; '.join(differing)
-        + '); name another folder, or delete this one.'
+        f'{self._folder} holds a store of something else '
+        f'({"; ".join(differing)}); name another folder, or delete this one.'
       )
 
   def _path(self, index):
@@ -247,8 +246,7 @@ def write_shard(
   shapes.check(rows_ND=rows_ND, origin_N3=origin_N3)
   assert rows_ND.shape[1] == description.d_model, rows_ND.shape
   assert rows_ND.dtype == formats.DTYPES[description.dtype], rows_ND.dtype
-  assert origin_N3.shape[1] == 3, origin_N3.shape
-  assert origin_N3.dtype == np.int32, origin_N3.dtype
+  assert (origin_N3.shape[1], origin_N3.dtype) == (3, np.int32)
   stem, place = sidecars.stem(index), places.at(folder)
   shard_format = formats.get(description.format)
   sidecar = sidecars.describe(rows_ND, origin_N3, outliers)
