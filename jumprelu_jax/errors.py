@@ -8,3 +8,11 @@ class InputError(ValueError):
   launchers print it as one line; every other exception is a defect of ours and
   keeps its traceback.
   """
+
+
+class DiskFullError(InputError):
+  """No space is left: says what was not written and what is still usable.
+
+  The one InputError that may come after long work: what was done before it is
+  kept, and the same command goes on from there.
+  """

@@ -1,0 +1,1 @@
+"""Activations of a language model: shards on disk, read as batches."""
