@@ -26,11 +26,13 @@ import numpy as np
 from experiments import launch
 from jumprelu_jax import evaluation
 from jumprelu_jax import export
+from jumprelu_jax import inputs as inputs_lib
 from jumprelu_jax import progress
 from jumprelu_jax import runs
 from jumprelu_jax import sae as sae_lib
 from jumprelu_jax import train
 from jumprelu_jax import writer
+from jumprelu_jax.activations import batches as batches_lib
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder.', required=True)
 _STUDY = flags.DEFINE_enum(

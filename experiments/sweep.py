@@ -10,8 +10,8 @@ continues a run that was killed.
 from absl import flags
 
 from experiments import launch
-from jumprelu_jax import plot
 from jumprelu_jax import inputs
+from jumprelu_jax import plot
 from jumprelu_jax import progress
 from jumprelu_jax import results
 from jumprelu_jax import runs

@@ -45,7 +45,10 @@ class Baseline:
 
 
 def measure_baseline(
-  model: transformer.Transformer, tokens_NL: np.ndarray, where: sites.Site, rows: int
+  model: transformer.Transformer,
+  tokens_NL: np.ndarray,
+  where: sites.Site,
+  rows: int,
 ) -> Baseline:
   """Measures the model on its own; `rows` sequences in a forward pass."""
   clean = _sum_over_batches(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 import dataclasses
 import functools
 import itertools
@@ -12,7 +11,6 @@ import pathlib
 import jax
 import numpy as np
 import tokenizers
-import xxhash
 
 from jumprelu_jax import config as config_lib
 from jumprelu_jax import embedded
@@ -121,7 +119,7 @@ class Inputs:
     return store_lib.Description(
       model=model_name(run),
       revision=self.revision,
-      tokenizer=xxhash.xxh3_128_hexdigest(self.tokenizer.to_str()),
+      tokenizer=huggingface.tokenizer_digest(self.lm_folder),
       site=site.name,
       layer=site.layer,
       d_model=self.architecture.site_dim(site.name),
@@ -193,12 +191,16 @@ def prepare(run: config_lib.RunConfig) -> Inputs:
   )
 
 
-def harvest_sources(config: config_lib.TextConfig) -> tuple[sources.Source, ...]:
+def harvest_sources(
+  config: config_lib.TextConfig,
+) -> tuple[sources.Source, ...]:
   """Returns the sources to harvest from."""
   return _sources(config.harvest, embedded.HARVEST_TEXT)
 
 
-def heldout_sources(config: config_lib.TextConfig) -> tuple[sources.Source, ...]:
+def heldout_sources(
+  config: config_lib.TextConfig,
+) -> tuple[sources.Source, ...]:
   """Returns the sources to evaluate on."""
   return _sources(config.heldout, embedded.HELDOUT_TEXT)
 
@@ -275,5 +277,3 @@ def _with_token_ids(architecture, config, folder):
     bos_id=bos_id,
     special_ids=tuple(dict.fromkeys(special)),
   )
-
-

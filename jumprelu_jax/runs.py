@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import json
 import os
 import pathlib
+import re
 
 import jax
 
@@ -30,6 +31,7 @@ from jumprelu_jax import train
 from jumprelu_jax import writer
 from jumprelu_jax.activations import batches as batches_lib
 from jumprelu_jax.activations import harvest as harvest_lib
+from jumprelu_jax.activations import places
 from jumprelu_jax.activations import store as store_lib
 from jumprelu_jax.lm import sites
 
@@ -113,7 +115,7 @@ def harvest(
   Args:
     inputs: from `inputs.prepare`.
     folder: gets a store for each site, and sequences.npy, which a row's origin
-      refers to. (At a URL that file lies in the current folder's `.sequences`.)
+      refers to. (For a URL that file is kept in ./sequences instead.)
     host: which of several hosts this is.
     hosts: hosts that share the work.
 
@@ -121,7 +123,10 @@ def harvest(
     errors.InputError: the folder holds stores of something else.
     errors.DiskFullError: no space is left; shards written before are usable.
   """
-  plan = inputs.plan(pathlib.Path(folder) / 'sequences.npy')
+  is_url = places.is_url(folder)
+  name = re.sub(r'\W+', '_', str(folder))
+  kept = pathlib.Path('sequences', name) if is_url else pathlib.Path(folder)
+  plan = inputs.plan(kept / 'sequences.npy')
   stores = {
     site_folder(folder, site): inputs.describe(site, len(plan.tokens_NL))
     for site in inputs.harvested

@@ -159,8 +159,8 @@ def compile_for(
 
   The step takes rows as they are stored and their scale (state, rows_BD, scale,
   coefficients), so that what is copied to the device is no wider than the
-  store. The state is born sharded and is donated by each step. Runs that differ only
-  in the objective's coefficients share one program.
+  store. The state is born sharded and is donated by each step. Runs that differ
+  only in the objective's coefficients share one program.
   """
   shared = run.with_values({'objective.sparsity_coeff': 0.0})
   return _compile(shared, d_model, mesh)

@@ -1,8 +1,8 @@
 """Tiny random models of every family in transformers, and hooks into them.
 
-Every constant differs from transformers' default and is large or small enough to
-matter: windows are shorter than the sequences, soft-caps bend, eps shows, heads
-are grouped and heads * head_dim != hidden_size where a family allows it.
+Every constant differs from transformers' default and is large or small enough
+to matter: windows are shorter than the sequences, soft-caps bend, eps shows,
+heads are grouped and heads * head_dim != hidden_size where a family allows it.
 """
 
 import copy

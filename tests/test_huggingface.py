@@ -3,7 +3,6 @@
 import json
 
 import jax
-from jax import numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy

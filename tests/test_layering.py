@@ -14,13 +14,13 @@ LAYERS = (
   {'sharding', 'sae', 'optim', 'checkpoint', 'lm'},
   {'objectives', 'export', 'activations'},
   {'train', 'evaluation'},
-  {'plot', 'runs'},
+  {'plot', 'inputs', 'runs'},
 )
 LAYER = {name: i for i, names in enumerate(LAYERS) for name in names}
 FILES = sorted(PACKAGE.rglob('*.py'))
 TEXT_LIBRARIES = {'datasets', 'transformers', 'tokenizers', 'safetensors'}
 # Only these know Hugging Face's libraries (`runs` names a type).
-MAY_KNOW_THEM = {'sources.py', 'tokens.py', 'huggingface.py', 'runs.py'}
+MAY_KNOW_THEM = {'sources.py', 'tokens.py', 'huggingface.py', 'inputs.py'}
 
 
 def imported(path):

@@ -201,9 +201,9 @@ def test_planted_dictionary_is_recovered(make_run, tmp_path):
 
 
 def test_loss_that_is_not_finite_stops_the_run(planted_run, tmp_path):
-  class Broken(PlantedBatches):
-    def __getitem__(self, step):
-      return super().__getitem__(step) * np.nan
+  class Broken(PlantedShards):
+    def open(self, index):
+      return super().open(index) * np.nan
 
   with pytest.raises(FloatingPointError, match='before step 2'):
     train.fit(

@@ -220,8 +220,8 @@ text and nothing else; it is a subject for experiments, not a source of text.
 | --- | --- |
 | architecture | Gemma 2: {ARCHITECTURE.num_layers} layers, d_model \
 {ARCHITECTURE.d_model}, {ARCHITECTURE.num_heads} heads of \
-{ARCHITECTURE.head_dim} ({ARCHITECTURE.num_kv_heads} key/value heads), MLP width \
-{ARCHITECTURE.d_mlp}, context {CONTEXT}, sliding window \
+{ARCHITECTURE.head_dim} ({ARCHITECTURE.num_kv_heads} key/value heads), MLP \
+width {ARCHITECTURE.d_mlp}, context {CONTEXT}, sliding window \
 {ARCHITECTURE.windows[0]} on even layers |
 | parameters | {result['parameters']:,}, bfloat16 |
 | tokenizer | byte-level BPE, {VOCAB_SIZE:,} pieces, digits apart; `<pad>` 0, \

@@ -55,9 +55,7 @@ def harvest(
   _write_manifests(stores)
   mine = [i for i in missing(stores) if i % hosts == host]
   with (
-    progress.track(
-      'harvest', sum(map(plan.tokens_of, mine)), 'tokens'
-    ) as bar,
+    progress.track('harvest', sum(map(plan.tokens_of, mine)), 'tokens') as bar,
     futures.ThreadPoolExecutor(1, 'write') as writer,
   ):
     writing = None

@@ -97,6 +97,11 @@ def check(
     raise formats.damaged(path, f'checksum {expected}', got)
 
 
+def scale(sidecar: Sidecar) -> float:
+  """Returns the root of the mean squared norm of a shard's rows."""
+  return (sidecar.sum_squared_norm / sidecar.rows) ** 0.5
+
+
 def totals(
   sidecars: Mapping[int, Sidecar], d_model: int
 ) -> dict[str, int | float | list[float] | None]:
@@ -109,12 +114,9 @@ def totals(
     sum_D += shard.sum_D
   sum_squared_norm = sum(shard.sum_squared_norm for shard in shards)
   first = sidecars.get(0)
-  scale = None
-  if first is not None and first.rows:
-    scale = (first.sum_squared_norm / first.rows) ** 0.5
   return {
     'num_rows': rows,
-    'scale': scale,
+    'scale': scale(first) if first is not None and first.rows else None,
     'mean_squared_norm': sum_squared_norm / rows if rows else None,
     'outlier_rate': outliers / max(1, rows + outliers),
     'mean': (sum_D / rows).tolist() if rows else None,

@@ -131,6 +131,11 @@ class Store:
     """Mean of ||x||^2 over all rows."""
     return self._total('mean_squared_norm', 'it')
 
+  @property
+  def outlier_rate(self) -> float:
+    """Share of the text's rows that were dropped for their norm."""
+    return self._totals['outlier_rate']
+
   def open(self, index: int) -> formats.Reader:
     """Returns the rows of a shard, [N, D] of the store's dtype, to be sliced.
 
@@ -217,6 +222,11 @@ class Store:
         'experiments.harvest on more text.'
       )
     return self._totals[name]
+
+
+def exists(folder: str | os.PathLike) -> bool:
+  """True where a store has been begun."""
+  return _MANIFEST in places.at(folder).names()
 
 
 def write_shard(

@@ -2,8 +2,8 @@
 
 Every key that changes what a model computes is read or refused; no value is
 assumed where the family's own default is not known. Both spellings are read:
-transformers 5 keeps RoPE under `rope_parameters`, transformers 4 in `rope_theta`
-and `rope_scaling` (GPT-NeoX: `rotary_emb_base`, `rotary_pct`).
+transformers 5 keeps RoPE under `rope_parameters`, transformers 4 in
+`rope_theta` and `rope_scaling` (GPT-NeoX: `rotary_emb_base`, `rotary_pct`).
 """
 
 from __future__ import annotations

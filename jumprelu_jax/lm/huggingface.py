@@ -20,6 +20,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 import tokenizers
+import xxhash
 
 from jumprelu_jax import errors
 from jumprelu_jax import sharding
@@ -89,6 +90,12 @@ def load_tokenizer(folder: str | os.PathLike) -> tokenizers.Tokenizer:
     return tokenizers.Tokenizer.from_file(str(path))
   except Exception as error:  # the library raises plain Exception
     raise errors.InputError(f'{path} is not a tokenizer: {error}.') from error
+
+
+def tokenizer_digest(folder: str | os.PathLike) -> str:
+  """Returns a digest of tokenizer.json, for the record of what it made."""
+  content = _existing(pathlib.Path(folder) / _TOKENIZER).read_bytes()
+  return xxhash.xxh3_128_hexdigest(content)
 
 
 def check_weights(
@@ -251,9 +258,7 @@ class Weights:
 
   def _check_tensor(self, name, shape):
     if name not in self._file_of:
-      raise errors.InputError(
-        f'{self._folder}/{_WEIGHTS} lacks tensor {name}.'
-      )
+      raise errors.InputError(f'{self._folder}/{_WEIGHTS} lacks tensor {name}.')
     file = self._file_of[name]
     got = tuple(self._open(name).get_slice(name).get_shape())
     if got != shape:

@@ -5,8 +5,8 @@ which arrays there are: what a family lacks is None. The tests hold every family
 to its reference implementation in `transformers`.
 
 Letters: B sequences, L positions, D d_model, V vocabulary, C longest sequence,
-H query heads, G key/value heads, R = H / G, K head dim, F MLP width; Q and S are
-the positions of queries and of keys inside attention.
+H query heads, G key/value heads, R = H / G, K head dim, F MLP width; Q and S
+are the positions of queries and of keys inside attention.
 """
 
 from __future__ import annotations
