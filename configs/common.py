@@ -87,3 +87,22 @@ def parse_arg(arg: str) -> bool:
       '--config=configs/quickstart.py:quick.'
     )
   return arg == 'quick'
+
+
+def shorten(c: config_dict.ConfigDict) -> None:
+  """Makes a recipe a smoke test: everything runs, nothing is learned."""
+  c.text.context_length = min(c.text.context_length, 64)
+  c.activations.sequences = 32
+  c.activations.bucket_rows = 1_000
+  c.sae.num_latents = 256
+  c.objective.sparsity_warmup_steps = 2
+  c.optimizer.warmup_steps = 2
+  c.train = {
+    'steps': 10,
+    'batch_size': 64,
+    'steps_per_log': 5,
+    'steps_per_checkpoint': 5,
+  }
+  c.evaluation.sequences = 8
+  c.mesh = {'data': 1, 'latent': 1}
+  c.sweep.sparsity_coeffs = (1e-3, 1e-2)

@@ -206,9 +206,7 @@ def test_loss_that_is_not_finite_stops_the_run(planted_run, tmp_path):
       return super().open(index) * np.nan
 
   with pytest.raises(FloatingPointError, match='before step 2'):
-    train.fit(
-      planted_run, Broken(64), D_MODEL, sharding.make_mesh(1, 1), tmp_path
-    )
+    train.fit(planted_run, Broken(), sharding.make_mesh(1, 1), tmp_path)
 
 
 @pytest.mark.parametrize(

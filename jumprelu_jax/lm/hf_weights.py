@@ -3,8 +3,9 @@
 An array of ours is an array of theirs with its axes split, reordered or, where
 they fuse several, picked out. Both sides are said in letters: our `W_q_DHK` is
 cut from Llama's `q_proj.weight` of axes 'HK,D' (rows are heads times head dim),
-from GPT-NeoX's fused one of 'HXK,D' at component X = 0. From letters follow the shape that the file must have, the slice of the file that holds a
-slice of ours, and how to write it back.
+from GPT-NeoX's fused one of 'HXK,D' at component X = 0. From letters follow the
+shape that the file must have, the slice of the file that holds a slice of ours,
+and how to write it back.
 """
 
 from __future__ import annotations
