@@ -89,6 +89,14 @@ def parse_arg(arg: str) -> bool:
   return arg == 'quick'
 
 
+def read_the_pile(c: config_dict.ConfigDict, *, tokens: int) -> None:
+  """Harvests tokens from the Pile's training split; evaluates on another."""
+  pile = 'hf://datasets/monology/pile-uncopyrighted'
+  c.text.harvest = f'{pile}?split=train'
+  c.text.heldout = f'{pile}?split=validation'
+  c.activations.sequences = tokens // c.text.context_length
+
+
 def shorten(c: config_dict.ConfigDict) -> None:
   """Makes a recipe a smoke test: everything runs, nothing is learned."""
   c.text.context_length = min(c.text.context_length, 64)

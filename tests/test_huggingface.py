@@ -1,14 +1,19 @@
 """Model folders: what is saved loads, here and in transformers."""
 
 import json
+import sys
+import types
 
+import families
 import jax
 import numpy as np
 import pytest
 import safetensors.numpy
 import tokenizers
 
+from jumprelu_jax import sharding
 from jumprelu_jax.lm import hf_config
+from jumprelu_jax.lm import hf_weights
 from jumprelu_jax.lm import huggingface
 from jumprelu_jax.lm import transformer
 
@@ -266,3 +271,164 @@ def test_wrong_shape_is_named(folder):
   match = r'q_proj.weight has shape \(12, 16\), expected \(16, 12\) from config'
   with pytest.raises(ValueError, match=match):
     huggingface.load(folder)
+
+
+def split_weights(folder):
+  """Makes of the one file two and an index, as large models are stored."""
+  weights = safetensors.numpy.load_file(folder / 'model.safetensors')
+  names = sorted(weights)
+  index = {}
+  for i, some in enumerate((names[::2], names[1::2])):
+    file = f'model-0000{i + 1}-of-00002.safetensors'
+    safetensors.numpy.save_file({n: weights[n] for n in some}, folder / file)
+    index |= dict.fromkeys(some, file)
+  (folder / 'model.safetensors').unlink()
+  path = folder / 'model.safetensors.index.json'
+  path.write_text(json.dumps({'weight_map': index}))
+  return path
+
+
+def test_weights_in_several_files_load_the_same(folder, model):
+  split_weights(folder)
+  assert_trees_equal(huggingface.load(folder), model)
+
+
+def test_index_that_leads_out_of_the_folder_is_refused(folder):
+  path = split_weights(folder)
+  path.write_text(json.dumps({'weight_map': {'a': '../secret.safetensors'}}))
+  with pytest.raises(ValueError, match='not the name of a file beside it'):
+    huggingface.load(folder)
+
+
+def test_missing_file_of_several_is_named(folder):
+  split_weights(folder)
+  (folder / 'model-00002-of-00002.safetensors').unlink()
+  with pytest.raises(ValueError, match='00002-of-00002.safetensors does not'):
+    huggingface.load(folder)
+
+
+def test_tensor_that_is_not_used_is_named(folder):
+  extra = {'model.layers.0.self_attn.sinks': np.zeros(4, np.float32)}
+  change_weights(folder, lambda weights: weights.update(extra))
+  with pytest.raises(ValueError, match='1 tensors are not part .*attn.sinks'):
+    huggingface.load(folder)
+
+
+@pytest.mark.parametrize(
+  'name', ['model.layers.1.self_attn.rotary_emb.inv_freq', 'lm_head.weight']
+)
+def test_tensor_that_is_computed_or_tied_is_ignored(folder, model, name):
+  extra = {name: np.zeros(4, np.float32)}
+  change_weights(folder, lambda weights: weights.update(extra))
+  assert_trees_equal(huggingface.load(folder), model)
+
+
+def test_first_layers_can_be_loaded_alone(folder, model):
+  cut = huggingface.load(folder, num_layers=1)
+  assert cut.architecture.num_layers == 1
+  np.testing.assert_array_equal(cut.blocks.W_q_DHK, model.blocks.W_q_DHK[:1])
+
+
+@pytest.mark.parametrize('case', ['llama2', 'gpt_neox', 'gpt2'])
+def test_each_device_reads_only_its_slices(case, tmp_path, monkeypatch):
+  families.make(case).save_pretrained(tmp_path)
+  whole = huggingface.load(tmp_path)
+  read = []
+  plain = huggingface.Weights.read
+
+  def record(self, name, is_stacked, leaf, index):
+    value = plain(self, name, is_stacked, leaf, index)
+    read.append((name, value.size))
+    return value
+
+  sliced = hf_weights.Cut.read
+  largest = {}
+
+  def watch(self, read_slice, letters, index, sizes):
+    def measured(bounds):
+      part = read_slice(bounds)
+      largest[letters] = max(largest.get(letters, 0), part.size)
+      return part
+
+    return sliced(self, measured, letters, index, sizes)
+
+  monkeypatch.setattr(huggingface.Weights, 'read', record)
+  monkeypatch.setattr(hf_weights.Cut, 'read', watch)
+  model = huggingface.load(tmp_path, mesh=sharding.make_mesh(1, 4))
+  assert_trees_equal(model, whole)
+  # A quarter of the MLP, and of the heads: a fused tensor is read for its own
+  # heads only, all three components of them at most.
+  assert largest['FD'] == 48 * 40 // 4
+  heads = 2 if case == 'llama2' else 4
+  assert largest['DGK'] <= 3 * 48 * 12 * (heads // 4 or heads)
+  assert sum(size for name, size in read if name == 'W_down_FD') == (
+    whole.blocks.W_down_FD.size
+  )
+
+
+def test_multimodal_gemma_is_read_for_its_language_model(tmp_path):
+  reference = families.make('gemma3')
+  reference.save_pretrained(tmp_path)
+  want = huggingface.load(tmp_path)
+  path = tmp_path / 'config.json'
+  inner = json.loads(path.read_text())
+  path.write_text(json.dumps({'model_type': 'gemma3', 'text_config': inner}))
+
+  def rename(weights):
+    for name in list(weights):
+      weights[f'language_model.{name}'] = weights.pop(name)
+    weights['vision_tower.x'] = np.zeros(3, np.float32)
+    weights['multi_modal_projector.y'] = np.zeros(3, np.float32)
+
+  change_weights(tmp_path, rename)
+  got = huggingface.load(tmp_path)
+  for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+    np.testing.assert_array_equal(x, y)
+
+
+class FakeHub:
+  """Stands for huggingface_hub, which no test may reach."""
+
+  def __init__(self, folder):
+    self.folder, self.asked = folder, []
+
+  def model_info(self, repo_id, revision=None):
+    self.asked.append(('info', repo_id, revision))
+    return types.SimpleNamespace(sha='c0ffee')
+
+  def snapshot_download(self, repo_id, revision, allow_patterns):
+    self.asked.append(('download', repo_id, revision, allow_patterns))
+    return str(self.folder)
+
+
+def test_hub_id_is_downloaded_at_a_pinned_commit(folder, monkeypatch):
+  hub = FakeHub(folder)
+  monkeypatch.setitem(sys.modules, 'huggingface_hub', hub)
+  found = huggingface.resolve('owner/name', 'main')
+  assert found == (folder, 'c0ffee')
+  assert hub.asked == [
+    ('info', 'owner/name', 'main'),
+    ('download', 'owner/name', 'c0ffee', ['*.json', '*.safetensors']),
+  ]
+
+
+def test_hub_that_cannot_be_reached_is_one_clear_error(monkeypatch):
+  class Unreachable(FakeHub):
+    def model_info(self, repo_id, revision=None):
+      raise OSError('no route to host')
+
+  monkeypatch.setitem(sys.modules, 'huggingface_hub', Unreachable(''))
+  with pytest.raises(ValueError, match="'owner/name'.*no route.*HF_TOKEN"):
+    huggingface.resolve('owner/name')
+
+
+def test_revision_of_a_folder_is_refused(folder):
+  assert huggingface.resolve(str(folder)) == (folder, '')
+  with pytest.raises(ValueError, match='leave it empty'):
+    huggingface.resolve(str(folder), 'main')
+
+
+@pytest.mark.parametrize('path', ['./no/such', '/no/such', 'no/such/folder'])
+def test_path_that_is_no_hub_id_is_not_asked_for(path):
+  with pytest.raises(ValueError, match='does not exist; give a folder'):
+    huggingface.resolve(path)

@@ -99,10 +99,12 @@ def architecture(values: Mapping[str, Any], where: str) -> Architecture:
   """
   raw = Raw(values, where)
   model_type = raw.values.get('model_type')
+  if model_type == 'gemma3':
+    return _gemma3(raw)
   if model_type not in FAMILIES:
     raise errors.InputError(
       f'{where}: model_type={model_type!r} is not supported; expected one of '
-      f'{", ".join(FAMILIES)}.'
+      f'{", ".join(FAMILIES)}, gemma3.'
     )
   result = FAMILIES[model_type](raw)
   if result.num_heads % result.num_kv_heads:
@@ -358,7 +360,6 @@ def _gpt2(raw):
 #: model_type → the function that reads its config.
 FAMILIES: dict[str, Callable[[Raw], Architecture]] = {
   'gemma2': _gemma2,
-  'gemma3': _gemma3,
   'gemma3_text': _gemma3_text,
   'gpt2': _gpt2,
   'gpt_neox': _gpt_neox,

@@ -60,13 +60,20 @@ class Cut:
     wanted['X'] = range(self.component, self.component + 1)
     bounds, shape, picks = [], [], []
     for axis in self.axes.split(','):
-      # Rows of a product lie together along its first letter.
-      first, rest = axis[0], axis[1:]
-      inner = int(np.prod([sizes[a] for a in rest]))
-      start, stop = wanted[first].start, wanted[first].stop
-      bounds.append(slice(start * inner, stop * inner))
-      shape += [stop - start, *(sizes[a] for a in rest)]
-      picks += [slice(None)]
+      # Rows of a product lie together along its first letter, and along its
+      # second where one of the first is wanted.
+      start, stop = 0, int(np.prod([sizes[a] for a in axis]))
+      for depth, letter in enumerate(axis):
+        inner = (stop - start) // sizes[letter]
+        part = wanted[letter]
+        start, stop = start + part.start * inner, start + part.stop * inner
+        shape.append(len(part))
+        picks.append(slice(None))
+        if len(part) > 1:
+          break
+      rest = axis[depth + 1 :]
+      bounds.append(slice(start, stop))
+      shape += [sizes[a] for a in rest]
       picks += [slice(wanted[a].start, wanted[a].stop) for a in rest]
     array = read_slice(tuple(bounds)).reshape(shape)[tuple(picks)]
     axes = self.axes.replace(',', '')
