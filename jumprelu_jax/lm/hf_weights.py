@@ -63,7 +63,8 @@ class Cut:
       # Rows of a product lie together along its first letter, and along its
       # second where one of the first is wanted.
       start, stop = 0, int(np.prod([sizes[a] for a in axis]))
-      for depth, letter in enumerate(axis):
+      for depth, letter in enumerate(axis, 1):
+        rest = axis[depth:]
         inner = (stop - start) // sizes[letter]
         part = wanted[letter]
         start, stop = start + part.start * inner, start + part.stop * inner
@@ -71,7 +72,6 @@ class Cut:
         picks.append(slice(None))
         if len(part) > 1:
           break
-      rest = axis[depth + 1 :]
       bounds.append(slice(start, stop))
       shape += [sizes[a] for a in rest]
       picks += [slice(wanted[a].start, wanted[a].stop) for a in rest]
