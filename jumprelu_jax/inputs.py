@@ -98,8 +98,12 @@ class Inputs:
     )
 
   def tap(self, where: tuple[sites.Site, ...]) -> buckets.Tap:
-    """Returns the model as a function of tokens, with no later layers."""
-    model = self._load(1 + max(site.layer for site in where))
+    """Returns the model as a function of tokens, with no later layers.
+
+    It is read when it is first called: a harvest that is complete needs none.
+    """
+    num_layers = 1 + max(site.layer for site in where)
+    model = functools.cache(lambda: self._load(num_layers))
     layout = sharding.of_batch(self.mesh)
     dtype = self.run.activations.dtype
 
@@ -108,7 +112,7 @@ class Inputs:
       found = transformer.tap(model, tokens_BL, where)
       return tuple(x_BLD.astype(dtype) for x_BLD in found)
 
-    return lambda tokens_BL: run(model, jax.device_put(tokens_BL, layout))
+    return lambda tokens_BL: run(model(), jax.device_put(tokens_BL, layout))
 
   def describe(
     self, site: sites.Site, num_sequences: int

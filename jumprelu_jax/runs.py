@@ -86,9 +86,7 @@ def run_all(
     if not (folder / export.FILE_NAME).exists()
   ]
   if pending:
-    shards = open_shards(inputs, workdir)
-    for run, folder in pending:
-      _train(run, inputs, shards, folder)
+    _train_all(pending, inputs, workdir)
   rows = []
   for run, folder in zip(runs, folders, strict=True):
     path = folder / 'evaluation.json'
@@ -224,6 +222,17 @@ def load_run(folder: str | os.PathLike) -> config_lib.RunConfig:
   except ValueError as error:
     raise errors.InputError(f'{path} is not JSON ({error}).') from error
   return config_lib.RunConfig.from_config_dict(raw)
+
+
+def _train_all(pending, inputs, workdir):
+  """Trains the SAEs that are not there.
+
+  A function of its own: what live shards hold of the language model is let go
+  before evaluation loads the whole.
+  """
+  shards = open_shards(inputs, workdir)
+  for run, folder in pending:
+    _train(run, inputs, shards, folder)
 
 
 def _train(run, inputs, shards, folder):
