@@ -15,14 +15,14 @@ import tokenizers  # noqa: E402
 
 from configs import quickstart  # noqa: E402
 from jumprelu_jax import config as config_lib  # noqa: E402
-from jumprelu_jax.lm import hf_config  # noqa: E402
+from jumprelu_jax.lm import gemma2  # noqa: E402
 from jumprelu_jax.lm import huggingface  # noqa: E402
 from jumprelu_jax.lm import transformer  # noqa: E402
 
 if not flags.FLAGS.is_parsed():
   flags.FLAGS.mark_as_parsed()
 
-TINY_LM = hf_config.gemma2(
+TINY_LM = gemma2.architecture(
   vocab_size=40,
   hidden_size=16,
   intermediate_size=24,

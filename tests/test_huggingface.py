@@ -12,13 +12,14 @@ import safetensors.numpy
 import tokenizers
 
 from jumprelu_jax import sharding
-from jumprelu_jax.lm import hf_config
+from jumprelu_jax.lm import gemma2
+from jumprelu_jax.lm import hf_names
 from jumprelu_jax.lm import hf_weights
 from jumprelu_jax.lm import huggingface
 from jumprelu_jax.lm import transformer
 
 WORDS = ['<pad>', '<eos>', '<bos>', 'cat', 'dog', 'eats', 'sleeps']
-CONFIG = hf_config.gemma2(
+CONFIG = gemma2.architecture(
   vocab_size=len(WORDS),
   hidden_size=12,
   intermediate_size=10,
@@ -334,14 +335,14 @@ def test_each_device_reads_only_its_slices(case, tmp_path, monkeypatch):
   families.make(case).save_pretrained(tmp_path)
   whole = huggingface.load(tmp_path)
   read = []
-  plain = huggingface.Weights.read
+  plain = hf_weights.Weights.read
 
   def record(self, name, is_stacked, leaf, index):
     value = plain(self, name, is_stacked, leaf, index)
     read.append((name, value.size))
     return value
 
-  sliced = hf_weights.Cut.read
+  sliced = hf_names.Cut.read
   largest = {}
 
   def watch(self, read_slice, letters, index, sizes):
@@ -352,8 +353,8 @@ def test_each_device_reads_only_its_slices(case, tmp_path, monkeypatch):
 
     return sliced(self, measured, letters, index, sizes)
 
-  monkeypatch.setattr(huggingface.Weights, 'read', record)
-  monkeypatch.setattr(hf_weights.Cut, 'read', watch)
+  monkeypatch.setattr(hf_weights.Weights, 'read', record)
+  monkeypatch.setattr(hf_names.Cut, 'read', watch)
   model = huggingface.load(tmp_path, mesh=sharding.make_mesh(1, 4))
   assert_trees_equal(model, whole)
   # A quarter of the MLP, and of the heads: a fused tensor is read for its own

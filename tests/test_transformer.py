@@ -10,7 +10,7 @@ import pytest
 
 from jumprelu_jax import errors
 from jumprelu_jax import sharding
-from jumprelu_jax.lm import hf_config
+from jumprelu_jax.lm import gemma2
 from jumprelu_jax.lm import huggingface
 from jumprelu_jax.lm import sites
 from jumprelu_jax.lm import transformer
@@ -54,7 +54,7 @@ def assert_close(got, want, **kwargs):
 
 def random_model(seed=0, **values):
   """A random Gemma 2 of ours with no gain at zero."""
-  architecture = hf_config.gemma2(**(families.GEMMA2 | values))
+  architecture = gemma2.architecture(**(families.GEMMA2 | values))
   model = transformer.init(architecture, jax.random.key(seed))
   leaves, treedef = jax.tree.flatten(model)
   keys = jax.random.split(jax.random.key(1), len(leaves))
@@ -212,7 +212,7 @@ def test_tap_of_heads_computes_no_mlp_of_its_layer():
 
 def test_program_does_not_grow_with_depth():
   def size(layers):
-    architecture = hf_config.gemma2(
+    architecture = gemma2.architecture(
       **(families.GEMMA2 | {'num_hidden_layers': layers})
     )
     model = huggingface.abstract(architecture)

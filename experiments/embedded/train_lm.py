@@ -25,7 +25,7 @@ import tokenizers
 
 from jumprelu_jax import checkpoint
 from jumprelu_jax import embedded
-from jumprelu_jax.lm import hf_config
+from jumprelu_jax.lm import gemma2
 from jumprelu_jax.lm import huggingface
 from jumprelu_jax.lm import loss as lm_loss
 from jumprelu_jax.lm import transformer
@@ -50,7 +50,7 @@ _SEED = flags.DEFINE_integer('seed', 0, 'Seeds parameters and data order.')
 
 VOCAB_SIZE = 4096
 CONTEXT = 128
-ARCHITECTURE = hf_config.gemma2(
+ARCHITECTURE = gemma2.architecture(
   vocab_size=VOCAB_SIZE,
   hidden_size=128,
   intermediate_size=512,

@@ -33,9 +33,9 @@ class Architecture:
     num_kv_heads: G, key/value heads; divides H.
     head_dim: K.
     max_positions: C, longest sequence.
-    norm: a name in `transformer.NORMS`.
+    norm: a name in `layers.NORMS`.
     norm_epsilon: of all norms.
-    activation: a name in `transformer.ACTIVATIONS`.
+    activation: a name in `layers.ACTIVATIONS`.
     attention_scale: factor of query-key products.
     optional: the names in OPTIONAL that this model has.
     ropes: rotary tables; empty where positions are learned.

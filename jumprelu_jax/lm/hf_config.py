@@ -14,20 +14,9 @@ import dataclasses
 from typing import Any
 
 from jumprelu_jax import errors
-from jumprelu_jax.lm import rope as rope_lib
+from jumprelu_jax.lm import hf_raw
 from jumprelu_jax.lm.architecture import Architecture
 
-# Hugging Face's activations → ours. gelu_new, gelu_fast and gelu_pytorch_tanh
-# are the same function, written three times.
-_ACTIVATIONS = {
-  'gelu': 'gelu',
-  'gelu_new': 'gelu_tanh',
-  'gelu_fast': 'gelu_tanh',
-  'gelu_pytorch_tanh': 'gelu_tanh',
-  'relu': 'relu',
-  'silu': 'silu',
-  'swish': 'silu',
-}
 _POST_NORMS = frozenset({'post_attn_norm_D', 'post_mlp_norm_D'})
 _QK_NORMS = frozenset({'q_norm_K', 'k_norm_K'})
 _QKV_BIASES = frozenset({'b_q_HK', 'b_k_GK', 'b_v_GK'})
@@ -36,55 +25,6 @@ _HEAD = frozenset({'head_VD'})
 _LAYER_NORM_BIASES = frozenset(
   {'attn_norm_bias_D', 'mlp_norm_bias_D', 'final_norm_bias_D'}
 )
-_REQUIRED = object()
-
-
-@dataclasses.dataclass(frozen=True)
-class Raw:
-  """A config.json and where it is from; reads keys with one clear error."""
-
-  values: Mapping[str, Any]
-  where: str
-
-  def get(self, key: str, kind: type, default: Any = _REQUIRED) -> Any:
-    """Returns a value of a type; null counts as absent."""
-    value = self.values.get(key)
-    if value is None:
-      if default is _REQUIRED:
-        raise errors.InputError(f'{self.where} lacks {key}.')
-      return default
-    if kind is float and type(value) is int:
-      value = float(value)
-    if type(value) is not kind:
-      raise errors.InputError(
-        f'{self.where}: {key}={value!r} is not supported; expected type '
-        f'{kind.__name__}.'
-      )
-    return value
-
-  def require(self, key: str, expected: Any) -> None:
-    """Raises InputError if a key is there and is not as we compute it."""
-    value = self.values.get(key)
-    if value is not None and value != expected:
-      raise errors.InputError(
-        f'{self.where}: {key}={value!r} is not supported; expected '
-        f'{expected!r}.'
-      )
-
-  def activation(self, *keys: str) -> str:
-    """Returns our name of the activation under the first key that is there."""
-    name = next((self.values[k] for k in keys if self.values.get(k)), None)
-    if name not in _ACTIVATIONS:
-      raise errors.InputError(
-        f'{self.where}: activation {name!r} is not supported; expected one of '
-        f'{", ".join(_ACTIVATIONS)}.'
-      )
-    return _ACTIVATIONS[name]
-
-  def within(self, key: str) -> Raw:
-    """Returns a nested object; empty if there is none."""
-    values = self.get(key, dict, {})
-    return Raw(values, f'{self.where}: {key}')
 
 
 def architecture(values: Mapping[str, Any], where: str) -> Architecture:
@@ -97,7 +37,7 @@ def architecture(values: Mapping[str, Any], where: str) -> Architecture:
   Raises:
     errors.InputError: the family, or something that it computes, is not ours.
   """
-  raw = Raw(values, where)
+  raw = hf_raw.Raw(values, where)
   model_type = raw.values.get('model_type')
   if model_type == 'gemma3':
     return _gemma3(raw)
@@ -140,12 +80,12 @@ def _sizes(raw, **defaults):
   """Returns what families with Llama's key names share."""
   d_model = raw.get('hidden_size', int)
   num_heads = raw.get(
-    'num_attention_heads', int, defaults.get('num_heads', _REQUIRED)
+    'num_attention_heads', int, defaults.get('num_heads', hf_raw.REQUIRED)
   )
   return {
     'model_type': raw.values['model_type'],
     'vocab_size': raw.get(
-      'vocab_size', int, defaults.get('vocab_size', _REQUIRED)
+      'vocab_size', int, defaults.get('vocab_size', hf_raw.REQUIRED)
     ),
     'd_model': d_model,
     'd_mlp': raw.get('intermediate_size', int),
@@ -158,10 +98,12 @@ def _sizes(raw, **defaults):
       'head_dim', int, defaults.get('head_dim', d_model // num_heads)
     ),
     'max_positions': raw.get(
-      'max_position_embeddings', int, defaults.get('max_positions', _REQUIRED)
+      'max_position_embeddings',
+      int,
+      defaults.get('max_positions', hf_raw.REQUIRED),
     ),
     'norm_epsilon': raw.get(
-      'rms_norm_eps', float, defaults.get('norm_epsilon', _REQUIRED)
+      'rms_norm_eps', float, defaults.get('norm_epsilon', hf_raw.REQUIRED)
     ),
   }
 
@@ -172,20 +114,20 @@ def _llama(raw):
     raw,
     biases=_attention_biases(raw.get('attention_bias', bool, False))
     | _mlp_biases(raw.get('mlp_bias', bool, False)),
-    windows=_every_layer_full(raw),
+    windows=hf_raw.every_layer_full(raw),
   )
 
 
 def _qwen2(raw):
   """Qwen 2 and 2.5: biases on queries, keys and values."""
-  return _llama_like(raw, biases=_QKV_BIASES, windows=_qwen_windows(raw))
+  return _llama_like(raw, biases=_QKV_BIASES, windows=hf_raw.qwen_windows(raw))
 
 
 def _qwen3(raw):
   """Qwen 3: normalised queries and keys."""
   biases = _attention_biases(raw.get('attention_bias', bool, False))
   result = _llama_like(
-    raw, biases=biases, windows=_qwen_windows(raw), head_dim=128
+    raw, biases=biases, windows=hf_raw.qwen_windows(raw), head_dim=128
   )
   return dataclasses.replace(result, optional=result.optional | _QK_NORMS)
 
@@ -199,7 +141,7 @@ def _llama_like(raw, *, biases, windows, **defaults):
     activation=raw.activation('hidden_act'),
     attention_scale=sizes['head_dim'] ** -0.5,
     optional=_GATE | biases | _head(raw, is_tied_by_default=False),
-    ropes=(_rope(raw, sizes['head_dim'], theta=10_000.0),),
+    ropes=(hf_raw.rope(raw, sizes['head_dim'], theta=10_000.0),),
     rope_of_layer=(0,) * sizes['num_layers'],
     windows=windows,
   )
@@ -219,9 +161,9 @@ def _gemma2(raw):
     | _POST_NORMS
     | _attention_biases(raw.get('attention_bias', bool, False))
     | _head(raw, is_tied_by_default=True),
-    ropes=(_rope(raw, sizes['head_dim'], theta=10_000.0),),
+    ropes=(hf_raw.rope(raw, sizes['head_dim'], theta=10_000.0),),
     rope_of_layer=(0,) * sizes['num_layers'],
-    windows=_windows(raw, sizes['num_layers'], sliding_period=2),
+    windows=hf_raw.windows(raw, sizes['num_layers'], sliding_period=2),
     embed_scale=sizes['d_model'] ** 0.5,
     attention_cap=raw.get('attn_logit_softcapping', float, None),
     logit_cap=raw.get('final_logit_softcapping', float, None),
@@ -245,8 +187,10 @@ def _gemma3_text(raw):
     norm_epsilon=1e-6,
   )
   period = raw.get('sliding_window_pattern', int, 6)
-  windows = _windows(raw, sizes['num_layers'], period, default_window=4096)
-  ropes = _gemma3_ropes(raw, sizes['head_dim'])
+  windows = hf_raw.windows(
+    raw, sizes['num_layers'], period, default_window=4096
+  )
+  ropes = hf_raw.gemma3_ropes(raw, sizes['head_dim'])
   activation = 'gelu_tanh'
   if raw.values.get('hidden_activation'):
     activation = raw.activation('hidden_activation')
@@ -317,7 +261,7 @@ def _gpt_neox(raw):
     | biases
     | _mlp_biases(True, gate=False)
     | _head(raw, is_tied_by_default=False),
-    ropes=(_rope(raw, rotated, theta=theta),),
+    ropes=(hf_raw.rope(raw, rotated, theta=theta),),
     rope_of_layer=(0,) * num_layers,
     windows=(None,) * num_layers,
     is_parallel=raw.get('use_parallel_residual', bool, True),
@@ -358,7 +302,7 @@ def _gpt2(raw):
 
 
 #: model_type → the function that reads its config.
-FAMILIES: dict[str, Callable[[Raw], Architecture]] = {
+FAMILIES: dict[str, Callable[[hf_raw.Raw], Architecture]] = {
   'gemma2': _gemma2,
   'gemma3_text': _gemma3_text,
   'gpt2': _gpt2,
@@ -367,116 +311,6 @@ FAMILIES: dict[str, Callable[[Raw], Architecture]] = {
   'qwen2': _qwen2,
   'qwen3': _qwen3,
 }
-
-
-def _rope(raw, dim, *, theta):
-  """Returns the one rotary table of a family; `theta` is its default."""
-  spelled = raw.within('rope_parameters')
-  if not spelled.values:
-    spelled = raw.within('rope_scaling')
-  theta = raw.get('rope_theta', float, theta)
-  return rope_lib.Rope(
-    theta=spelled.get('rope_theta', float, theta),
-    dim=dim,
-    scaling=_scaling(spelled),
-  )
-
-
-def _gemma3_ropes(raw, dim):
-  """Returns Gemma 3's tables: global layers', then sliding ones'."""
-  both = raw.within('rope_parameters')
-  full, sliding = both.within('full_attention'), both.within(
-    'sliding_attention'
-  )  # fmt: skip
-  if both.values and not (full.values and sliding.values):
-    raise errors.InputError(
-      f'{raw.where}: rope_parameters={dict(both.values)!r} is not supported; '
-      'expected full_attention and sliding_attention.'
-    )
-  scaling = full if both.values else raw.within('rope_scaling')
-  return (
-    rope_lib.Rope(
-      full.get('rope_theta', float, raw.get('rope_theta', float, 1e6)),
-      dim,
-      _scaling(scaling),
-    ),
-    rope_lib.Rope(
-      sliding.get(
-        'rope_theta', float, raw.get('rope_local_base_freq', float, 1e4)
-      ),
-      dim,
-      _scaling(sliding),
-    ),
-  )
-
-
-def _scaling(raw):
-  """Returns the RoPE scaling that an object names, or None."""
-  name = raw.values.get('rope_type', raw.values.get('type', 'default'))
-  if name == 'default':
-    return None
-  if name == 'linear':
-    return rope_lib.LinearScaling(raw.get('factor', float))
-  if name == 'llama3':
-    return rope_lib.Llama3Scaling(
-      raw.get('factor', float),
-      raw.get('low_freq_factor', float),
-      raw.get('high_freq_factor', float),
-      raw.get('original_max_position_embeddings', int),
-    )
-  raise errors.InputError(
-    f'{raw.where}: RoPE type {name!r} is not supported; expected default, '
-    'linear or llama3.'
-  )
-
-
-def _windows(raw, num_layers, sliding_period, default_window=_REQUIRED):
-  """Returns the window of each layer: all slide but each period's last."""
-  types = raw.get(
-    'layer_types',
-    list,
-    [
-      'sliding_attention' if (i + 1) % sliding_period else 'full_attention'
-      for i in range(num_layers)
-    ],
-  )
-  return _windows_of_types(raw, types, num_layers, default_window)
-
-
-def _qwen_windows(raw):
-  """Returns the window of each layer: the upper ones slide, if any do."""
-  num_layers = raw.get('num_hidden_layers', int)
-  first = num_layers
-  if raw.get('use_sliding_window', bool, False):
-    first = raw.get('max_window_layers', int, 28)
-  types = raw.get(
-    'layer_types',
-    list,
-    [
-      'sliding_attention' if i >= first else 'full_attention'
-      for i in range(num_layers)
-    ],
-  )
-  return _windows_of_types(raw, types, num_layers, 4096)
-
-
-def _every_layer_full(raw):
-  num_layers = raw.get('num_hidden_layers', int)
-  raw.require('layer_types', ['full_attention'] * num_layers)
-  return (None,) * num_layers
-
-
-def _windows_of_types(raw, types, num_layers, default_window):
-  known = {'full_attention', 'sliding_attention'}
-  if len(types) != num_layers or not set(types) <= known:
-    raise errors.InputError(
-      f'{raw.where}: layer_types={types} is not supported; expected '
-      f'{num_layers} of {", ".join(sorted(known))}.'
-    )
-  if 'sliding_attention' not in types:
-    return (None,) * num_layers
-  window = raw.get('sliding_window', int, default_window)
-  return tuple(window if t == 'sliding_attention' else None for t in types)
 
 
 def _head(raw, *, is_tied_by_default):
@@ -491,55 +325,3 @@ def _attention_biases(are_there):
 def _mlp_biases(are_there, *, gate=True):
   names = {'b_up_F', 'b_down_D'} | ({'b_gate_F'} if gate else set())
   return frozenset(names) if are_there else frozenset()
-
-
-def of_gemma2(architecture: Architecture) -> dict[str, Any]:
-  """Returns the config.json of a Gemma 2 that we trained.
-
-  Raises:
-    ValueError: the architecture is of another family.
-  """
-  a = architecture
-  if a.model_type != 'gemma2':
-    raise ValueError(f'Only gemma2 folders are written, not {a.model_type}.')
-  bos, eos, pad = a.special_ids
-  return {
-    'architectures': ['Gemma2ForCausalLM'],
-    'model_type': 'gemma2',
-    'vocab_size': a.vocab_size,
-    'hidden_size': a.d_model,
-    'intermediate_size': a.d_mlp,
-    'num_hidden_layers': a.num_layers,
-    'num_attention_heads': a.num_heads,
-    'num_key_value_heads': a.num_kv_heads,
-    'head_dim': a.head_dim,
-    'max_position_embeddings': a.max_positions,
-    'sliding_window': a.windows[0],
-    # transformers wants an integer; 32**-0.5 gives back 32.000000000000004.
-    'query_pre_attn_scalar': round(a.attention_scale**-2),
-    'rope_theta': a.ropes[0].theta,
-    'rms_norm_eps': a.norm_epsilon,
-    'attn_logit_softcapping': a.attention_cap,
-    'final_logit_softcapping': a.logit_cap,
-    'hidden_activation': 'gelu_pytorch_tanh',
-    'attention_bias': False,
-    'attention_dropout': 0.0,
-    'tie_word_embeddings': True,
-    'bos_token_id': bos,
-    'eos_token_id': eos,
-    'pad_token_id': pad,
-  }
-
-
-def gemma2(**values: Any) -> Architecture:
-  """Returns a Gemma 2 architecture from config.json's keys, for training."""
-  defaults = {
-    'model_type': 'gemma2',
-    'hidden_activation': 'gelu_pytorch_tanh',
-    'bos_token_id': 2,
-    'eos_token_id': 1,
-    'pad_token_id': 0,
-    'attn_logit_softcapping': 50.0,
-    'final_logit_softcapping': 30.0,
-  }
-  return architecture(defaults | values, 'values')

@@ -1,208 +1,182 @@
-"""safetensors ↔ parameters: names for each family, and how arrays are cut.
-
-An array of ours is an array of theirs with its axes split, reordered or, where
-they fuse several, picked out. Both sides are said in letters: our `W_q_DHK` is
-cut from Llama's `q_proj.weight` of axes 'HK,D' (rows are heads times head dim),
-from GPT-NeoX's fused one of 'HXK,D' at component X = 0. From letters follow the
-shape that the file must have, the slice of the file that holds a slice of ours,
-and how to write it back.
-"""
+"""Reads weights: safetensors files → slices of our arrays."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from collections.abc import Mapping
 import dataclasses
-import re
+import json
+import os
+import pathlib
 
+import jax
 import numpy as np
+import safetensors
+
+from jumprelu_jax import errors
+from jumprelu_jax.lm import hf_names
+from jumprelu_jax.lm import transformer
+from jumprelu_jax.lm.architecture import Architecture
+
+_WEIGHTS = 'model.safetensors'
+_INDEX = 'model.safetensors.index.json'
 
 
-@dataclasses.dataclass(frozen=True)
-class Cut:
-  """Where an array of ours lies in a file.
+class Weights:
+  """A folder's safetensors files, opened when first read; a context manager."""
 
-  Attributes:
-    name: of the tensor; '{}' stands for the layer.
-    axes: letters of the file's axes, each a product, separated by commas. X is
-      the axis of fused components.
-    component: index on X.
-  """
+  def __init__(self, folder: str | os.PathLike, architecture: Architecture):
+    """Reads the files' headers; InputError if they are missing or damaged."""
+    self._folder = pathlib.Path(folder)
+    self._architecture = architecture
+    self._sizes = architecture.sizes() | {'X': 3}
+    self._files = {}
+    self._file_of = self._list_tensors()
+    self._cuts = self._spelled_as_in_file()
 
-  name: str
-  axes: str
-  component: int = 0
+  def __enter__(self) -> Weights:
+    return self
 
-  def file_shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
-    """Returns the shape that the tensor must have."""
-    return tuple(
-      int(np.prod([sizes[a] for a in axis])) for axis in self.axes.split(',')
-    )
+  def __exit__(self, *exception) -> None:
+    self._files.clear()
+
+  def check(self) -> None:
+    """Raises InputError unless the files hold the model and nothing else."""
+    model = transformer.shapes(self._architecture)
+    names = [f.name for f in dataclasses.fields(model.blocks)]
+    expected = {}
+    for name in (n for n in names if getattr(model.blocks, n) is not None):
+      for layer in range(self._architecture.num_layers):
+        cut = self._cuts[name]
+        expected[cut.name.format(layer)] = cut.file_shape(self._sizes)
+    for name in (n for n in self._cuts if n not in names):
+      if getattr(model, name) is not None:
+        cut = self._cuts[name]
+        expected[cut.name] = cut.file_shape(self._sizes)
+    for name, shape in expected.items():
+      self._check_tensor(name, shape)
+    self._check_no_other(expected)
 
   def read(
     self,
-    read_slice: Callable[[tuple[slice, ...]], np.ndarray],
-    letters: str,
+    name: str,
+    is_stacked: bool,
+    leaf: jax.ShapeDtypeStruct,
     index: tuple[slice, ...],
-    sizes: Mapping[str, int],
   ) -> np.ndarray:
-    """Reads a slice of our array, and little more of the file than that.
+    """Returns a slice of one of our arrays, in its dtype."""
+    cut, letters = self._cuts[name], name.rsplit('_', 1)[1]
 
-    Args:
-      read_slice: reads a slice of the tensor.
-      letters: of our array.
-      index: the slice of our array.
-      sizes: size of each letter, X included.
-    """
-    wanted = {
-      a: range(sizes[a])[s] for a, s in zip(letters, index, strict=True)
+    def read_one(tensor, index):
+      view = self._open(tensor).get_slice(tensor)
+      value = cut.read(lambda s: view[s], letters, index, self._sizes)
+      return value.astype(leaf.dtype)
+
+    if not is_stacked:
+      return read_one(cut.name, index)
+    layers = range(leaf.shape[0])[index[0]]
+    shape = [len(range(n)[s]) for n, s in zip(leaf.shape, index, strict=True)]
+    result = np.empty(shape, leaf.dtype)
+    for i, layer in enumerate(layers):
+      result[i] = read_one(cut.name.format(layer), index[1:])
+    return result
+
+  def _list_tensors(self):
+    """Returns {tensor: file} of one file, or of an index of several."""
+    index = self._folder / _INDEX
+    if index.is_file() and not (self._folder / _WEIGHTS).is_file():
+      named = load_json(index).get('weight_map')
+      if not isinstance(named, dict):
+        raise errors.InputError(f'{index} has no "weight_map".')
+      files = {self._inside(index, file) for file in named.values()}
+    else:
+      files = {_WEIGHTS}
+    return {
+      tensor: file
+      for file in sorted(files)
+      for tensor in self._open_file(file).keys()  # noqa: SIM118
     }
-    wanted['X'] = range(self.component, self.component + 1)
-    bounds, shape, picks = [], [], []
-    for axis in self.axes.split(','):
-      # Rows of a product lie together along its first letter, and along its
-      # second where one of the first is wanted.
-      start, stop = 0, int(np.prod([sizes[a] for a in axis]))
-      for depth, letter in enumerate(axis, 1):
-        rest = axis[depth:]
-        inner = (stop - start) // sizes[letter]
-        part = wanted[letter]
-        start, stop = start + part.start * inner, start + part.stop * inner
-        shape.append(len(part))
-        picks.append(slice(None))
-        if len(part) > 1:
-          break
-      bounds.append(slice(start, stop))
-      shape += [sizes[a] for a in rest]
-      picks += [slice(wanted[a].start, wanted[a].stop) for a in rest]
-    array = read_slice(tuple(bounds)).reshape(shape)[tuple(picks)]
-    axes = self.axes.replace(',', '')
-    if 'X' in axes:
-      array = array.squeeze(axes.index('X'))
-      axes = axes.replace('X', '')
-    return array.transpose([axes.index(a) for a in letters])
 
-  def write(self, array: np.ndarray, letters: str) -> np.ndarray:
-    """Returns the file's tensor of an array of ours; no fused ones."""
-    order = [letters.index(a) for a in self.axes.replace(',', '')]
-    lengths = [len(axis) for axis in self.axes.split(',')]
-    moved = array.transpose(order)
-    shape, start = [], 0
-    for length in lengths:
-      shape.append(int(np.prod(moved.shape[start : start + length])))
-      start += length
-    return np.ascontiguousarray(moved.reshape(shape))
+  def _inside(self, index, file):
+    """Refuses names that lead out of the folder."""
+    if pathlib.PurePath(file).name != file:
+      raise errors.InputError(
+        f'{index}: {file!r} is not the name of a file beside it.'
+      )
+    return file
+
+  def _spelled_as_in_file(self):
+    """Returns the family's cuts under the prefix that the files use."""
+    model_type = self._architecture.model_type
+    cuts = hf_names.NAMES[model_type]
+    prefix, others = hf_names.PREFIXES.get(model_type, ('', ()))
+    embed = cuts['embed_VD'].name
+    for other in others:
+      if other + embed.removeprefix(prefix) in self._file_of:
+        return {
+          name: dataclasses.replace(
+            cut, name=other + cut.name.removeprefix(prefix)
+          )
+          if cut.name.startswith(prefix)
+          else cut
+          for name, cut in cuts.items()
+        }
+    return cuts
+
+  def _check_tensor(self, name, shape):
+    if name not in self._file_of:
+      raise errors.InputError(f'{self._folder}/{_WEIGHTS} lacks tensor {name}.')
+    file = self._file_of[name]
+    got = tuple(self._open(name).get_slice(name).get_shape())
+    if got != shape:
+      raise errors.InputError(
+        f'{self._folder}/{file}: {name} has shape {got}, expected {shape} '
+        f'from config.json.'
+      )
+
+  def _check_no_other(self, expected):
+    """A tensor that we do not use is a computation that we do not do."""
+    is_tied = 'head_VD' not in self._architecture.optional
+    tied = {self._cuts['head_VD'].name} if is_tied else set()
+    unknown = [
+      name
+      for name in sorted(self._file_of.keys() - expected.keys() - tied)
+      if not hf_names.IGNORED.search(name)
+    ]
+    if unknown:
+      raise errors.InputError(
+        f'{self._folder}: {len(unknown)} tensors are not part of a '
+        f'{self._architecture.model_type} model as config.json describes it: '
+        f'{", ".join(unknown[:3])}{", …" if len(unknown) > 3 else ""}; is the '
+        'config of these weights?'
+      )
+
+  def _open(self, tensor):
+    return self._open_file(self._file_of[tensor])
+
+  def _open_file(self, file):
+    if file not in self._files:
+      path = existing(self._folder / file)
+      try:
+        self._files[file] = safetensors.safe_open(path, framework='np')
+      except (safetensors.SafetensorError, OSError) as error:
+        raise errors.InputError(
+          f'{path} is damaged or truncated ({error}); get the file again.'
+        ) from error
+    return self._files[file]
 
 
-_LLAMA_LIKE = {
-  'embed_VD': Cut('model.embed_tokens.weight', 'V,D'),
-  'final_norm_D': Cut('model.norm.weight', 'D'),
-  'head_VD': Cut('lm_head.weight', 'V,D'),
-} | {
-  name: Cut(f'model.layers.{{}}.{tensor}', axes)
-  for name, tensor, axes in (
-    ('attn_norm_D', 'input_layernorm.weight', 'D'),
-    ('W_q_DHK', 'self_attn.q_proj.weight', 'HK,D'),
-    ('W_k_DGK', 'self_attn.k_proj.weight', 'GK,D'),
-    ('W_v_DGK', 'self_attn.v_proj.weight', 'GK,D'),
-    ('W_o_HKD', 'self_attn.o_proj.weight', 'D,HK'),
-    ('b_q_HK', 'self_attn.q_proj.bias', 'HK'),
-    ('b_k_GK', 'self_attn.k_proj.bias', 'GK'),
-    ('b_v_GK', 'self_attn.v_proj.bias', 'GK'),
-    ('b_o_D', 'self_attn.o_proj.bias', 'D'),
-    ('q_norm_K', 'self_attn.q_norm.weight', 'K'),
-    ('k_norm_K', 'self_attn.k_norm.weight', 'K'),
-    ('mlp_norm_D', 'post_attention_layernorm.weight', 'D'),
-    ('W_gate_DF', 'mlp.gate_proj.weight', 'F,D'),
-    ('W_up_DF', 'mlp.up_proj.weight', 'F,D'),
-    ('W_down_FD', 'mlp.down_proj.weight', 'D,F'),
-    ('b_gate_F', 'mlp.gate_proj.bias', 'F'),
-    ('b_up_F', 'mlp.up_proj.bias', 'F'),
-    ('b_down_D', 'mlp.down_proj.bias', 'D'),
-  )
-}
-# Gemma has a norm after each sub-layer too, and so another name for the one
-# before the MLP.
-_GEMMA = _LLAMA_LIKE | {
-  name: Cut(f'model.layers.{{}}.{tensor}.weight', 'D')
-  for name, tensor in (
-    ('post_attn_norm_D', 'post_attention_layernorm'),
-    ('mlp_norm_D', 'pre_feedforward_layernorm'),
-    ('post_mlp_norm_D', 'post_feedforward_layernorm'),
-  )
-}
-_GPT_NEOX = {
-  'embed_VD': Cut('gpt_neox.embed_in.weight', 'V,D'),
-  'final_norm_D': Cut('gpt_neox.final_layer_norm.weight', 'D'),
-  'final_norm_bias_D': Cut('gpt_neox.final_layer_norm.bias', 'D'),
-  'head_VD': Cut('embed_out.weight', 'V,D'),
-} | {
-  name: Cut(f'gpt_neox.layers.{{}}.{tensor}', axes, component)
-  for name, tensor, axes, component in (
-    ('attn_norm_D', 'input_layernorm.weight', 'D', 0),
-    ('attn_norm_bias_D', 'input_layernorm.bias', 'D', 0),
-    ('W_q_DHK', 'attention.query_key_value.weight', 'HXK,D', 0),
-    ('W_k_DGK', 'attention.query_key_value.weight', 'GXK,D', 1),
-    ('W_v_DGK', 'attention.query_key_value.weight', 'GXK,D', 2),
-    ('b_q_HK', 'attention.query_key_value.bias', 'HXK', 0),
-    ('b_k_GK', 'attention.query_key_value.bias', 'GXK', 1),
-    ('b_v_GK', 'attention.query_key_value.bias', 'GXK', 2),
-    ('W_o_HKD', 'attention.dense.weight', 'D,HK', 0),
-    ('b_o_D', 'attention.dense.bias', 'D', 0),
-    ('mlp_norm_D', 'post_attention_layernorm.weight', 'D', 0),
-    ('mlp_norm_bias_D', 'post_attention_layernorm.bias', 'D', 0),
-    ('W_up_DF', 'mlp.dense_h_to_4h.weight', 'F,D', 0),
-    ('b_up_F', 'mlp.dense_h_to_4h.bias', 'F', 0),
-    ('W_down_FD', 'mlp.dense_4h_to_h.weight', 'D,F', 0),
-    ('b_down_D', 'mlp.dense_4h_to_h.bias', 'D', 0),
-  )
-}
-_GPT2 = {
-  'embed_VD': Cut('transformer.wte.weight', 'V,D'),
-  'positions_CD': Cut('transformer.wpe.weight', 'C,D'),
-  'final_norm_D': Cut('transformer.ln_f.weight', 'D'),
-  'final_norm_bias_D': Cut('transformer.ln_f.bias', 'D'),
-  'head_VD': Cut('lm_head.weight', 'V,D'),
-} | {
-  name: Cut(f'transformer.h.{{}}.{tensor}', axes, component)
-  for name, tensor, axes, component in (
-    ('attn_norm_D', 'ln_1.weight', 'D', 0),
-    ('attn_norm_bias_D', 'ln_1.bias', 'D', 0),
-    ('W_q_DHK', 'attn.c_attn.weight', 'D,XHK', 0),
-    ('W_k_DGK', 'attn.c_attn.weight', 'D,XGK', 1),
-    ('W_v_DGK', 'attn.c_attn.weight', 'D,XGK', 2),
-    ('b_q_HK', 'attn.c_attn.bias', 'XHK', 0),
-    ('b_k_GK', 'attn.c_attn.bias', 'XGK', 1),
-    ('b_v_GK', 'attn.c_attn.bias', 'XGK', 2),
-    ('W_o_HKD', 'attn.c_proj.weight', 'HK,D', 0),
-    ('b_o_D', 'attn.c_proj.bias', 'D', 0),
-    ('mlp_norm_D', 'ln_2.weight', 'D', 0),
-    ('mlp_norm_bias_D', 'ln_2.bias', 'D', 0),
-    ('W_up_DF', 'mlp.c_fc.weight', 'D,F', 0),
-    ('b_up_F', 'mlp.c_fc.bias', 'F', 0),
-    ('W_down_FD', 'mlp.c_proj.weight', 'F,D', 0),
-    ('b_down_D', 'mlp.c_proj.bias', 'D', 0),
-  )
-}
-#: model_type → our array's name → where it lies.
-NAMES = {
-  'gemma2': _GEMMA,
-  'gemma3_text': _GEMMA,
-  'gpt2': _GPT2,
-  'gpt_neox': _GPT_NEOX,
-  'llama': _LLAMA_LIKE,
-  'qwen2': _LLAMA_LIKE,
-  'qwen3': _LLAMA_LIKE,
-}
-#: (prefix in NAMES, other spellings in files): multimodal Gemma 3 keeps its
-#: language model under one of two names, and the hub's GPT-2 has none.
-PREFIXES = {
-  'gemma3_text': ('model.', ('model.language_model.', 'language_model.model.')),
-  'gpt2': ('transformer.', ('',)),
-}
-#: Tensors that a file may hold and a language model does not need: tables that
-#: are computed, masks that older versions saved, and other modalities.
-IGNORED = re.compile(
-  r'rotary_emb\.inv_freq$|attn\.(masked_)?bias$|attention\.(masked_)?bias$'
-  r'|^(model\.)?(vision_tower|multi_modal_projector)\.'
-)
+def existing(path: pathlib.Path) -> pathlib.Path:
+  """Returns a path of a model folder; InputError if it is no file."""
+  if not path.is_file():
+    raise errors.InputError(f'{path} does not exist; a model folder needs one.')
+  return path
+
+
+def load_json(path: pathlib.Path) -> dict:
+  """Reads one JSON object of a model folder."""
+  try:
+    raw = json.loads(existing(path).read_text())
+  except ValueError as error:
+    raise errors.InputError(f'{path} is not JSON ({error}).') from error
+  if not isinstance(raw, dict):
+    raise errors.InputError(f'{path} is not a JSON object.')
+  return raw

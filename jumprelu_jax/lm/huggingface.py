@@ -7,7 +7,6 @@ parameter is read by itself, so no host holds a copy of the model.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 import math
@@ -24,14 +23,15 @@ import xxhash
 
 from jumprelu_jax import errors
 from jumprelu_jax import sharding
+from jumprelu_jax.lm import gemma2
 from jumprelu_jax.lm import hf_config
+from jumprelu_jax.lm import hf_names
 from jumprelu_jax.lm import hf_weights
 from jumprelu_jax.lm import transformer
 from jumprelu_jax.lm.architecture import Architecture
 
 _CONFIG = 'config.json'
 _WEIGHTS = 'model.safetensors'
-_INDEX = 'model.safetensors.index.json'
 _TOKENIZER = 'tokenizer.json'
 
 
@@ -79,13 +79,13 @@ def load_architecture(folder: str | os.PathLike) -> Architecture:
       f'model folder {folder} does not exist; give a folder with {_CONFIG}, '
       f'{_WEIGHTS} and {_TOKENIZER}.'
     )
-  raw = _load_json(folder / _CONFIG)
+  raw = hf_weights.load_json(folder / _CONFIG)
   return hf_config.architecture(raw, f'{folder}/{_CONFIG}')
 
 
 def load_tokenizer(folder: str | os.PathLike) -> tokenizers.Tokenizer:
   """Reads tokenizer.json of a model folder; InputError if it cannot."""
-  path = _existing(pathlib.Path(folder) / _TOKENIZER)
+  path = hf_weights.existing(pathlib.Path(folder) / _TOKENIZER)
   try:
     return tokenizers.Tokenizer.from_file(str(path))
   except Exception as error:  # the library raises plain Exception
@@ -94,7 +94,7 @@ def load_tokenizer(folder: str | os.PathLike) -> tokenizers.Tokenizer:
 
 def tokenizer_digest(folder: str | os.PathLike) -> str:
   """Returns a digest of tokenizer.json, for the record of what it made."""
-  content = _existing(pathlib.Path(folder) / _TOKENIZER).read_bytes()
+  content = hf_weights.existing(pathlib.Path(folder) / _TOKENIZER).read_bytes()
   return xxhash.xxh3_128_hexdigest(content)
 
 
@@ -106,7 +106,7 @@ def check_weights(
   Raises:
     errors.InputError: names the tensor, or the file that is damaged.
   """
-  with Weights(folder, architecture) as weights:
+  with hf_weights.Weights(folder, architecture) as weights:
     weights.check()
 
 
@@ -129,7 +129,7 @@ def load(
     errors.InputError: as `load_architecture` and `check_weights`.
   """
   architecture = load_architecture(folder)
-  with Weights(folder, architecture) as weights:
+  with hf_weights.Weights(folder, architecture) as weights:
     weights.check()
     if num_layers is not None:
       architecture = architecture.cut(num_layers)
@@ -155,150 +155,6 @@ def abstract(
   )
 
 
-class Weights:
-  """A folder's safetensors files, opened when first read; a context manager."""
-
-  def __init__(self, folder: str | os.PathLike, architecture: Architecture):
-    """Reads the files' headers; InputError if they are missing or damaged."""
-    self._folder = pathlib.Path(folder)
-    self._architecture = architecture
-    self._sizes = architecture.sizes() | {'X': 3}
-    self._files = {}
-    self._file_of = self._list_tensors()
-    self._cuts = self._spelled_as_in_file()
-
-  def __enter__(self) -> Weights:
-    return self
-
-  def __exit__(self, *exception) -> None:
-    self._files.clear()
-
-  def check(self) -> None:
-    """Raises InputError unless the files hold the model and nothing else."""
-    model = transformer.shapes(self._architecture)
-    names = [f.name for f in dataclasses.fields(model.blocks)]
-    expected = {}
-    for name in (n for n in names if getattr(model.blocks, n) is not None):
-      for layer in range(self._architecture.num_layers):
-        cut = self._cuts[name]
-        expected[cut.name.format(layer)] = cut.file_shape(self._sizes)
-    for name in (n for n in self._cuts if n not in names):
-      if getattr(model, name) is not None:
-        cut = self._cuts[name]
-        expected[cut.name] = cut.file_shape(self._sizes)
-    for name, shape in expected.items():
-      self._check_tensor(name, shape)
-    self._check_no_other(expected)
-
-  def read(
-    self,
-    name: str,
-    is_stacked: bool,
-    leaf: jax.ShapeDtypeStruct,
-    index: tuple[slice, ...],
-  ) -> np.ndarray:
-    """Returns a slice of one of our arrays, in its dtype."""
-    cut, letters = self._cuts[name], name.rsplit('_', 1)[1]
-
-    def read_one(tensor, index):
-      view = self._open(tensor).get_slice(tensor)
-      value = cut.read(lambda s: view[s], letters, index, self._sizes)
-      return value.astype(leaf.dtype)
-
-    if not is_stacked:
-      return read_one(cut.name, index)
-    layers = range(leaf.shape[0])[index[0]]
-    shape = [len(range(n)[s]) for n, s in zip(leaf.shape, index, strict=True)]
-    result = np.empty(shape, leaf.dtype)
-    for i, layer in enumerate(layers):
-      result[i] = read_one(cut.name.format(layer), index[1:])
-    return result
-
-  def _list_tensors(self):
-    """Returns {tensor: file} of one file, or of an index of several."""
-    index = self._folder / _INDEX
-    if index.is_file() and not (self._folder / _WEIGHTS).is_file():
-      named = _load_json(index).get('weight_map')
-      if not isinstance(named, dict):
-        raise errors.InputError(f'{index} has no "weight_map".')
-      files = {self._inside(index, file) for file in named.values()}
-    else:
-      files = {_WEIGHTS}
-    return {
-      tensor: file
-      for file in sorted(files)
-      for tensor in self._open_file(file).keys()  # noqa: SIM118
-    }
-
-  def _inside(self, index, file):
-    """Refuses names that lead out of the folder."""
-    if pathlib.PurePath(file).name != file:
-      raise errors.InputError(
-        f'{index}: {file!r} is not the name of a file beside it.'
-      )
-    return file
-
-  def _spelled_as_in_file(self):
-    """Returns the family's cuts under the prefix that the files use."""
-    model_type = self._architecture.model_type
-    cuts = hf_weights.NAMES[model_type]
-    prefix, others = hf_weights.PREFIXES.get(model_type, ('', ()))
-    embed = cuts['embed_VD'].name
-    for other in others:
-      if other + embed.removeprefix(prefix) in self._file_of:
-        return {
-          name: dataclasses.replace(
-            cut, name=other + cut.name.removeprefix(prefix)
-          )
-          if cut.name.startswith(prefix)
-          else cut
-          for name, cut in cuts.items()
-        }
-    return cuts
-
-  def _check_tensor(self, name, shape):
-    if name not in self._file_of:
-      raise errors.InputError(f'{self._folder}/{_WEIGHTS} lacks tensor {name}.')
-    file = self._file_of[name]
-    got = tuple(self._open(name).get_slice(name).get_shape())
-    if got != shape:
-      raise errors.InputError(
-        f'{self._folder}/{file}: {name} has shape {got}, expected {shape} '
-        f'from {_CONFIG}.'
-      )
-
-  def _check_no_other(self, expected):
-    """A tensor that we do not use is a computation that we do not do."""
-    is_tied = 'head_VD' not in self._architecture.optional
-    tied = {self._cuts['head_VD'].name} if is_tied else set()
-    unknown = [
-      name
-      for name in sorted(self._file_of.keys() - expected.keys() - tied)
-      if not hf_weights.IGNORED.search(name)
-    ]
-    if unknown:
-      raise errors.InputError(
-        f'{self._folder}: {len(unknown)} tensors are not part of a '
-        f'{self._architecture.model_type} model as {_CONFIG} describes it: '
-        f'{", ".join(unknown[:3])}{", …" if len(unknown) > 3 else ""}; is the '
-        'config of these weights?'
-      )
-
-  def _open(self, tensor):
-    return self._open_file(self._file_of[tensor])
-
-  def _open_file(self, file):
-    if file not in self._files:
-      path = _existing(self._folder / file)
-      try:
-        self._files[file] = safetensors.safe_open(path, framework='np')
-      except (safetensors.SafetensorError, OSError) as error:
-        raise errors.InputError(
-          f'{path} is damaged or truncated ({error}); get the file again.'
-        ) from error
-    return self._files[file]
-
-
 def save(
   model: transformer.Transformer,
   tokenizer: tokenizers.Tokenizer,
@@ -308,12 +164,12 @@ def save(
   """Writes a Gemma 2 folder that this module and `transformers` load."""
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
-  config = hf_config.of_gemma2(model.architecture) | {
+  config = gemma2.config_json(model.architecture) | {
     'torch_dtype': jnp.dtype(dtype).name
   }
   (folder / _CONFIG).write_text(json.dumps(config, indent=2) + '\n')
   weights = {}
-  cuts = hf_weights.NAMES[model.architecture.model_type]
+  cuts = hf_names.NAMES[model.architecture.model_type]
   for path, leaf in jax.tree_util.tree_flatten_with_path(model)[0]:
     name = path[-1].name
     cut, letters = cuts[name], name.rsplit('_', 1)[1]
@@ -362,20 +218,3 @@ def _download(repo_id, revision):
       'name, the network, and for gated models HF_TOKEN.'
     ) from error
   return pathlib.Path(folder), commit
-
-
-def _existing(path):
-  if not path.is_file():
-    raise errors.InputError(f'{path} does not exist; a model folder needs one.')
-  return path
-
-
-def _load_json(path):
-  """Reads one JSON object of a model folder."""
-  try:
-    raw = json.loads(_existing(path).read_text())
-  except ValueError as error:
-    raise errors.InputError(f'{path} is not JSON ({error}).') from error
-  if not isinstance(raw, dict):
-    raise errors.InputError(f'{path} is not a JSON object.')
-  return raw

@@ -11,7 +11,6 @@ are the positions of queries and of keys inside attention.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from collections.abc import Sequence
 import dataclasses
 import functools
@@ -21,6 +20,7 @@ import jax
 from jax import numpy as jnp
 
 from jumprelu_jax.lm import architecture as architecture_lib
+from jumprelu_jax.lm import layers
 from jumprelu_jax.lm import rope
 from jumprelu_jax.lm import sites
 
@@ -158,13 +158,13 @@ def logits(
   """Returns next-token logits [B, L, V], float32; arguments as `residual`."""
   architecture = model.architecture
   x_BLD = residual(model, tokens_BL, hooks)
-  norm = _norm(architecture)
+  norm = layers.norm_of(architecture)
   x_BLD = norm(x_BLD, model.final_norm_D, model.final_norm_bias_D)
   head_VD = model.embed_VD if model.head_VD is None else model.head_VD
   logits_BLV = jnp.einsum(
     'BLD,VD->BLV', x_BLD, head_VD, preferred_element_type='float32'
   )
-  return _soft_cap(logits_BLV, architecture.logit_cap)
+  return layers.soft_cap(logits_BLV, architecture.logit_cap)
 
 
 def tap(
@@ -221,13 +221,13 @@ def _apply(model, tables, layer, x_BLD, hooks=sites.NO_HOOKS):
 
 def _block(architecture, block, x_BLD, attend, hooks):
   """One transformer block; calls the hooks at its sites."""
-  norm = _norm(architecture)
+  norm = layers.norm_of(architecture)
   at = functools.partial(sites.call, hooks)
   x_BLD = at('resid_pre', x_BLD)
   h_BLD = norm(x_BLD, block.attn_norm_D, block.attn_norm_bias_D)
   z_BLHK = at('attn_z', attend(h_BLD))
   h_BLD = jnp.einsum('BLHK,HKD->BLD', z_BLHK, block.W_o_HKD)
-  h_BLD = _plus(h_BLD, block.b_o_D)
+  h_BLD = layers.plus(h_BLD, block.b_o_D)
   if block.post_attn_norm_D is not None:
     h_BLD = norm(h_BLD, block.post_attn_norm_D, None)
   middle_BLD = x_BLD + at('attn_out', h_BLD)
@@ -242,14 +242,14 @@ def _block(architecture, block, x_BLD, attend, hooks):
 
 def _mlp(architecture, block, h_BLD):
   """MLP, gated where the block has a gate."""
-  activation = ACTIVATIONS[architecture.activation]
-  up_BLF = _plus(h_BLD @ block.W_up_DF, block.b_up_F)
+  activation = layers.ACTIVATIONS[architecture.activation]
+  up_BLF = layers.plus(h_BLD @ block.W_up_DF, block.b_up_F)
   if block.W_gate_DF is None:
     hidden_BLF = activation(up_BLF)
   else:
-    gate_BLF = _plus(h_BLD @ block.W_gate_DF, block.b_gate_F)
+    gate_BLF = layers.plus(h_BLD @ block.W_gate_DF, block.b_gate_F)
     hidden_BLF = activation(gate_BLF) * up_BLF
-  return _plus(hidden_BLF @ block.W_down_FD, block.b_down_D)
+  return layers.plus(hidden_BLF @ block.W_down_FD, block.b_down_D)
 
 
 def _attention(architecture, block, tables, window, h_BLD):
@@ -288,11 +288,11 @@ def _queries_keys_values(architecture, block, tables, h_BLD):
   q_BLHK = jnp.einsum('BLD,DHK->BLHK', h_BLD, block.W_q_DHK)
   k_BLGK = jnp.einsum('BLD,DGK->BLGK', h_BLD, block.W_k_DGK)
   v_BLGK = jnp.einsum('BLD,DGK->BLGK', h_BLD, block.W_v_DGK)
-  q_BLHK = _plus(q_BLHK, block.b_q_HK)
-  k_BLGK = _plus(k_BLGK, block.b_k_GK)
-  v_BLGK = _plus(v_BLGK, block.b_v_GK)
+  q_BLHK = layers.plus(q_BLHK, block.b_q_HK)
+  k_BLGK = layers.plus(k_BLGK, block.b_k_GK)
+  v_BLGK = layers.plus(v_BLGK, block.b_v_GK)
   if block.q_norm_K is not None:
-    norm = _norm(architecture)
+    norm = layers.norm_of(architecture)
     q_BLHK = norm(q_BLHK, block.q_norm_K, None)
     k_BLGK = norm(k_BLGK, block.k_norm_K, None)
   if tables is not None:
@@ -310,68 +310,9 @@ def _sees(start, end, window):
 def _attend(architecture, q_BGRQK, k_BGSK, v_BGSK, sees_QS):
   """Softmax attention of some queries; the softmax is in float32."""
   scores_BGRQS = jnp.einsum('BGRQK,BGSK->BGRQS', q_BGRQK, k_BGSK)
-  scores_BGRQS = _soft_cap(
+  scores_BGRQS = layers.soft_cap(
     scores_BGRQS * architecture.attention_scale, architecture.attention_cap
   ).astype('float32')
   scores_BGRQS = jnp.where(sees_QS[None, None, None], scores_BGRQS, -jnp.inf)
   weights_BGRQS = jax.nn.softmax(scores_BGRQS, axis=-1).astype(v_BGSK.dtype)
   return jnp.einsum('BGRQS,BGSK->BGRQK', weights_BGRQS, v_BGSK)
-
-
-def _plus(x, bias):
-  """Adds a bias over the last axes, if there is one."""
-  return x if bias is None else x + bias[(None,) * (x.ndim - bias.ndim)]
-
-
-def _soft_cap(x, cap):
-  """Cap * tanh(x / cap); the identity where the model has no cap."""
-  return x if cap is None else cap * jnp.tanh(x / cap)
-
-
-def _norm(architecture) -> Callable:
-  """Returns norm(x, gain, bias) over the last axis."""
-  return functools.partial(
-    NORMS[architecture.norm], epsilon=architecture.norm_epsilon
-  )
-
-
-def _rms_norm(x, gain, bias, epsilon):
-  """RMSNorm; rounds to the compute dtype before the gain, as Llama does."""
-  del bias
-  x32 = x.astype('float32')
-  x32 *= jax.lax.rsqrt(jnp.mean(x32**2, -1, keepdims=True) + epsilon)
-  return x32.astype(x.dtype) * _broadcast(gain, x)
-
-
-def _rms_norm_plus_one(x, gain, bias, epsilon):
-  """RMSNorm with gain 1 + w, all in float32, as Gemma does."""
-  del bias
-  x32 = x.astype('float32')
-  x32 *= jax.lax.rsqrt(jnp.mean(x32**2, -1, keepdims=True) + epsilon)
-  return (x32 * _broadcast(1 + gain.astype('float32'), x)).astype(x.dtype)
-
-
-def _layer_norm(x, gain, bias, epsilon):
-  """LayerNorm, in float32."""
-  x32 = x.astype('float32')
-  x32 -= jnp.mean(x32, -1, keepdims=True)
-  x32 *= jax.lax.rsqrt(jnp.mean(x32**2, -1, keepdims=True) + epsilon)
-  x32 = x32 * _broadcast(gain, x) + _broadcast(bias, x)
-  return x32.astype(x.dtype)
-
-
-def _broadcast(vector, x):
-  return vector[(None,) * (x.ndim - 1)]
-
-
-NORMS = {
-  'rms': _rms_norm,
-  'rms_plus_one': _rms_norm_plus_one,
-  'layer': _layer_norm,
-}
-ACTIVATIONS = {
-  'gelu': functools.partial(jax.nn.gelu, approximate=False),
-  'gelu_tanh': functools.partial(jax.nn.gelu, approximate=True),
-  'relu': jax.nn.relu,
-  'silu': jax.nn.silu,
-}
