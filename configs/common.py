@@ -51,8 +51,13 @@ def gemma_scope() -> config_dict.ConfigDict:
     'name': 'l0',
     'sparsity_coeff': 6e-4,
     'sparsity_warmup_steps': 10_000,
+    'estimator': 'threshold',
     'kernel': 'rectangle',
     'bandwidth': 0.001,
+    'target_l0': 50.0,
+    'frequency_scale': 0.1,
+    'tanh_scale': 4.0,
+    'pre_activation_coeff': 0.0,
   }
   c.optimizer = {
     'learning_rate': 7e-5,

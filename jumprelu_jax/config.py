@@ -129,15 +129,25 @@ class ObjectiveConfig:
     name: a name in `objectives.OBJECTIVES`.
     sparsity_coeff: lambda.
     sparsity_warmup_steps: lambda rises linearly from 0 over these steps.
-    kernel: a name in `ops.KERNELS`.
+    estimator: a name in `ops.ESTIMATORS`: what the jumps train.
+    kernel: a name in `kernels.KERNELS`.
     bandwidth: epsilon, in units of normalised activations.
+    target_l0: of 'target_l0' and 'target_mean_l0'.
+    frequency_scale: p0 of 'quadratic_frequency'.
+    tanh_scale: c of 'tanh'.
+    pre_activation_coeff: lambda_P of 'tanh'.
   """
 
   name: str
   sparsity_coeff: float
   sparsity_warmup_steps: int
+  estimator: str
   kernel: str
   bandwidth: float
+  target_l0: float
+  frequency_scale: float
+  tanh_scale: float
+  pre_activation_coeff: float
 
 
 @dataclasses.dataclass(frozen=True)

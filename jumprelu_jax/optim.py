@@ -64,9 +64,18 @@ def learning_rate_schedule(
 
 
 def make(
-  config: config_lib.OptimizerConfig, total_steps: int
+  config: config_lib.OptimizerConfig,
+  total_steps: int,
+  *,
+  has_unit_decoder: bool = True,
 ) -> optax.GradientTransformation:
-  """Returns the whole optimizer, the thresholds at their own learning rate."""
+  """Returns the whole optimizer, the thresholds at their own learning rate.
+
+  Args:
+    config: rates and decays.
+    total_steps: of the run.
+    has_unit_decoder: decoder rows keep unit norm, so gradients are projected.
+  """
   schedule = learning_rate_schedule(
     1.0,
     warmup_steps=config.warmup_steps,
@@ -81,8 +90,9 @@ def make(
     )
     return rate * update
 
+  projection = remove_gradient_along_decoder_rows()
   return optax.chain(
-    remove_gradient_along_decoder_rows(),
+    projection if has_unit_decoder else optax.identity(),
     adam(config.beta1, config.beta2, config.epsilon),
     optax.stateless(
       lambda updates, _: jax.tree_util.tree_map_with_path(scale, updates)

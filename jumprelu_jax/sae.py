@@ -28,6 +28,12 @@ class _JumpReLUMaps:
 
   compute_dtype = 'float32'
 
+  def linear(self, x_BD: jax.Array) -> jax.Array:
+    """Returns x W_enc + bias, [B, M], float32."""
+    shapes.check(x_BD=x_BD, W_enc_DM=self.W_enc)
+    pre_BM = ops.matmul(x_BD, self.W_enc, self.compute_dtype)
+    return pre_BM + self.encoder_bias()[None]
+
   def pre_activations(self, x_BD: jax.Array) -> jax.Array:
     """Returns ReLU(pre_BM), float32.
 
@@ -35,9 +41,7 @@ class _JumpReLUMaps:
     as thresholds are positive, but once a threshold is below half a bandwidth
     every negative pre-activation counts in its window, which pushes it back up.
     """
-    shapes.check(x_BD=x_BD, W_enc_DM=self.W_enc)
-    pre_BM = ops.matmul(x_BD, self.W_enc, self.compute_dtype)
-    return jax.nn.relu(pre_BM + self.encoder_bias()[None])
+    return jax.nn.relu(self.linear(x_BD))
 
   def encode(self, x_BD: jax.Array) -> jax.Array:
     """Returns the latents' activations f_BM, float32."""
@@ -159,6 +163,52 @@ class RawThresholdJumpReLU(_Trained):
     return constrained.replace(threshold=jnp.maximum(self.threshold, 0))
 
 
+@flax.struct.dataclass
+class FreeNormJumpReLU(_Trained):
+  """`JumpReLU` whose decoder rows may have any norm (Anthropic's recipes).
+
+  Objectives that weigh activations by decoder norms are the same for every
+  scaling of a row and its latent; folding scales rows to unit norm.
+  """
+
+  W_enc: jax.Array
+  b_enc: jax.Array
+  W_dec: jax.Array
+  b_dec: jax.Array
+  log_threshold: jax.Array
+  use_pre_encoder_bias: bool = flax.struct.field(pytree_node=False)
+  compute_dtype: str = flax.struct.field(pytree_node=False)
+
+  @property
+  def threshold(self) -> jax.Array:
+    """The thresholds [M], positive, float32."""
+    return jnp.exp(self.log_threshold)
+
+  def constrain(self):
+    """Returns the SAE as it is."""
+    return self
+
+  def fold(self, scale: jax.Array | float) -> SAE:
+    """Also scales decoder rows to unit norm, and latents to match."""
+    return fold_decoder_norms(super().fold(scale))
+
+
+def fold_decoder_norms(sae: SAE) -> SAE:
+  """Returns the same function with decoder rows of unit norm.
+
+  A latent's activations are multiplied by the norm of its row, and so are its
+  encoder column, bias and threshold; a row of zeros stays.
+  """
+  norm_M = jnp.linalg.norm(sae.W_dec, axis=-1)
+  norm_M = jnp.where(norm_M > 0, norm_M, 1)
+  return sae.replace(
+    W_enc=sae.W_enc * norm_M[None],
+    b_enc=sae.b_enc * norm_M,
+    W_dec=sae.W_dec / norm_M[:, None],
+    threshold=sae.threshold * norm_M,
+  )
+
+
 def init_jumprelu(
   key: jax.Array,
   d_model: int,
@@ -201,6 +251,18 @@ def init_raw_threshold_jumprelu(
     use_pre_encoder_bias=log_form.use_pre_encoder_bias,
     compute_dtype=log_form.compute_dtype,
   )
+
+
+def init_free_norm_jumprelu(
+  key: jax.Array, d_model: int, num_latents: int, **options
+) -> FreeNormJumpReLU:
+  """Returns `init_jumprelu`'s parameters with decoder rows of norm 0.1.
+
+  The encoder stays as large, so that thresholds mean what they mean there.
+  """
+  unit = init_jumprelu(key, d_model, num_latents, **options)
+  fields = {name: getattr(unit, name) for name in unit.__dataclass_fields__}
+  return FreeNormJumpReLU(**fields | {'W_dec': 0.1 * unit.W_dec})
 
 
 def unit_rows(W_MD: jax.Array) -> jax.Array:

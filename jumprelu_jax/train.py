@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import contextlib
+import dataclasses
 import functools
 import pathlib
 import time
@@ -21,6 +22,7 @@ import optax
 from jumprelu_jax import checkpoint
 from jumprelu_jax import config as config_lib
 from jumprelu_jax import errors
+from jumprelu_jax import kernels
 from jumprelu_jax import objectives
 from jumprelu_jax import ops
 from jumprelu_jax import optim
@@ -30,10 +32,27 @@ from jumprelu_jax import sharding
 from jumprelu_jax import writer
 from jumprelu_jax.activations import batches as batches_lib
 
-#: Initialisers by the names that configs and results.csv use.
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+  """How an architecture is begun and kept.
+
+  Attributes:
+    init: its initialiser.
+    has_unit_decoder: decoder rows keep unit norm.
+  """
+
+  init: Callable
+  has_unit_decoder: bool = True
+
+
+#: Architectures by the names that configs and results.csv use.
 ARCHITECTURES = {
-  'jumprelu': sae_lib.init_jumprelu,
-  'jumprelu_raw_threshold': sae_lib.init_raw_threshold_jumprelu,
+  'jumprelu': Architecture(sae_lib.init_jumprelu),
+  'jumprelu_raw_threshold': Architecture(sae_lib.init_raw_threshold_jumprelu),
+  'jumprelu_free_norm': Architecture(
+    sae_lib.init_free_norm_jumprelu, has_unit_decoder=False
+  ),
 }
 
 
@@ -57,7 +76,8 @@ def check_names(run: config_lib.RunConfig) -> None:
   for key, name, table in (
     ('sae.architecture', run.sae.architecture, ARCHITECTURES),
     ('objective.name', run.objective.name, objectives.OBJECTIVES),
-    ('objective.kernel', run.objective.kernel, ops.KERNELS),
+    ('objective.kernel', run.objective.kernel, kernels.KERNELS),
+    ('objective.estimator', run.objective.estimator, ops.ESTIMATORS),
   ):
     if name not in table:
       raise errors.InputError(
@@ -70,7 +90,7 @@ def init_state(
   run: config_lib.RunConfig, d_model: int, key: jax.Array
 ) -> TrainState:
   """Returns the state before the first step; `key` is consumed."""
-  sae = ARCHITECTURES[run.sae.architecture](
+  sae = ARCHITECTURES[run.sae.architecture].init(
     key,
     d_model,
     run.sae.num_latents,
@@ -78,8 +98,17 @@ def init_state(
     use_pre_encoder_bias=run.sae.use_pre_encoder_bias,
     compute_dtype=run.sae.compute_dtype,
   )
-  tx = optim.make(run.optimizer, run.train.steps)
+  tx = _optimizer(run)
   return TrainState(jnp.zeros((), 'int32'), sae, tx.init(sae))
+
+
+def _optimizer(run):
+  architecture = ARCHITECTURES[run.sae.architecture]
+  return optim.make(
+    run.optimizer,
+    run.train.steps,
+    has_unit_decoder=architecture.has_unit_decoder,
+  )
 
 
 def train_step(
@@ -88,7 +117,7 @@ def train_step(
   coefficients: objectives.Coefficients,
   *,
   objective: Callable,
-  kernel: ops.Kernel,
+  jump: objectives.Jump,
   tx: optax.GradientTransformation,
   sparsity_warmup_steps: int,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -99,7 +128,7 @@ def train_step(
     x_BD: activations of unit mean squared norm, float32.
     coefficients: lambda (after its warm-up) and bandwidth.
     objective: one of `objectives`.
-    kernel: kernel of the straight-through estimators.
+    jump: how jumps are differentiated.
     tx: the optimizer.
     sparsity_warmup_steps: lambda rises linearly from 0 over these steps.
 
@@ -114,7 +143,7 @@ def train_step(
   )
 
   def loss_fn(sae):
-    return objective(sae, x_BD, coefficients, kernel)
+    return objective(sae, x_BD, coefficients, jump)
 
   (loss, terms), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.sae)
   updates, opt_state = tx.update(grads, state.opt_state, state.sae)
@@ -135,8 +164,11 @@ def _compile(run, d_model, mesh):
   step = functools.partial(
     train_step,
     objective=objectives.OBJECTIVES[run.objective.name],
-    kernel=ops.KERNELS[run.objective.kernel],
-    tx=optim.make(run.optimizer, run.train.steps),
+    jump=objectives.Jump(
+      ops.ESTIMATORS[run.objective.estimator],
+      kernels.KERNELS[run.objective.kernel],
+    ),
+    tx=_optimizer(run),
     sparsity_warmup_steps=run.objective.sparsity_warmup_steps,
   )
 
@@ -237,10 +269,9 @@ def _prefetched(run, shards, start):
 
 
 def _coefficients(run):
-  return objectives.Coefficients(
-    np.float32(run.objective.sparsity_coeff),
-    np.float32(run.objective.bandwidth),
-  )
+  names = [f.name for f in dataclasses.fields(objectives.Coefficients)]
+  values = {name: np.float32(getattr(run.objective, name)) for name in names}
+  return objectives.Coefficients(**values)
 
 
 def _report_waiting(label, wait_s, total_s):

@@ -9,7 +9,7 @@ import jumprelu_jax
 
 PACKAGE = pathlib.Path(jumprelu_jax.__file__).parent
 LAYERS = (
-  {'errors', 'shapes', 'progress', 'writer', 'embedded', 'results'},
+  {'errors', 'shapes', 'progress', 'writer', 'embedded', 'results', 'kernels'},
   {'config', 'config_checks', 'text', 'ops'},
   {'sharding', 'sae', 'optim', 'checkpoint', 'lm'},
   {'objectives', 'export', 'activations'},

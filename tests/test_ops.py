@@ -85,7 +85,7 @@ def test_sample_outside_the_window_gives_zero(name):
 
 def test_rectangle_has_unit_mass():
   u = np.linspace(-3, 3, 600_001)
-  mass = np.sum(ops.rectangle(jnp.asarray(u, 'float32'))) * (u[1] - u[0])
+  mass = np.sum(kernels.rectangle(jnp.asarray(u, 'float32'))) * (u[1] - u[0])
   np.testing.assert_allclose(mass, 1, atol=1e-4)
 
 
