@@ -1,9 +1,9 @@
 """Kernels of the straight-through estimators: densities of unit mass.
 
-A kernel maps u = (pre - threshold) / bandwidth to a symmetric density. The paper
-(arXiv:2407.14435, section 3) uses the rectangle and reports that the shape
-matters little. At one bandwidth the shapes differ in width; `matched` gives them
-the rectangle's standard deviation, so that only the shape differs.
+A kernel maps u = (pre - threshold) / bandwidth to a symmetric density. The
+paper (arXiv:2407.14435, section 3) uses the rectangle and reports that the
+shape matters little. At one bandwidth the shapes differ in width; `matched`
+gives them the rectangle's standard deviation, so that only the shape differs.
 """
 
 from __future__ import annotations

@@ -82,21 +82,23 @@ Penalty = Callable[[Forward, Coefficients], jax.Array]
 
 
 def l0(forward: Forward, c: Coefficients) -> jax.Array:
-  """Lambda E||f||_0: the paper's (arXiv:2407.14435, Eqs. 9 and 10)."""
+  """The paper's: lambda E||f||_0 (arXiv:2407.14435, Eqs. 9 and 10)."""
   return c.sparsity_coeff * _mean_l0(forward)
 
 
 def target_l0(forward: Forward, c: Coefficients) -> jax.Array:
-  """Lambda E (||f||_0 / target - 1)^2 (arXiv:2407.14435, App. F, Eq. 40).
+  """Of each row's L0: lambda E (||f||_0 / target - 1)^2.
 
-  The square is of each row's L0: rows that differ in L0 cost, too.
+  arXiv:2407.14435, App. F, Eq. 40.
+
+  Rows that differ in L0 cost, too.
   """
   l0_B = jnp.sum(forward.active_BM, axis=-1)
   return c.sparsity_coeff * jnp.mean((l0_B / c.target_l0 - 1) ** 2)
 
 
 def target_mean_l0(forward: Forward, c: Coefficients) -> jax.Array:
-  """Lambda (E||f||_0 / target - 1)^2: of the batch's mean L0.
+  """Of the batch's mean L0: lambda (E||f||_0 / target - 1)^2.
 
   Leaves rows free to differ; the loss of dictionary_learning and SAEBench.
   """
@@ -104,7 +106,7 @@ def target_mean_l0(forward: Forward, c: Coefficients) -> jax.Array:
 
 
 def quadratic_frequency(forward: Forward, c: Coefficients) -> jax.Array:
-  """Lambda sum over M of p (1 + p / p0), p a latent's frequency in the batch.
+  """Of frequencies p in the batch: lambda sum over M of p (1 + p / p0).
 
   Keeps latents from firing on a large share of rows (Google DeepMind's update
   of March 2025); p0 is `frequency_scale`.
@@ -114,7 +116,7 @@ def quadratic_frequency(forward: Forward, c: Coefficients) -> jax.Array:
 
 
 def tanh(forward: Forward, c: Coefficients) -> jax.Array:
-  """Lambda E sum tanh(c f ||d||) (Anthropic, January 2025).
+  """Anthropic's of January 2025: lambda E of a sum of tanh(c f ||d||).
 
   Smooth in f: its gradient reaches every parameter.
   """
@@ -133,12 +135,12 @@ def pre_activation(forward: Forward, c: Coefficients) -> jax.Array:
 
 
 def l1(forward: Forward, c: Coefficients) -> jax.Array:
-  """Lambda E||f||_1."""
+  """L1: lambda E||f||_1."""
   return c.sparsity_coeff * _mean_sum(forward.f_BM)
 
 
 def ri_l1(forward: Forward, c: Coefficients) -> jax.Array:
-  """Lambda E sum f ||d||: L1 that no rescaling of decoder rows changes."""
+  """L1 that no rescaling of rows changes: lambda E sum f ||d||."""
   return c.sparsity_coeff * _mean_sum(forward.f_BM * forward.norm_M[None])
 
 

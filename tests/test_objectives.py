@@ -3,6 +3,7 @@
 import jax
 from jax import numpy as jnp
 import numpy as np
+import pytest
 import reference
 from test_sae import PARAMS
 from test_sae import as_float64
@@ -10,11 +11,14 @@ from test_sae import random_sae
 from test_sae import rows
 
 from jumprelu_jax import objectives
+from jumprelu_jax import ops
+
+l0 = objectives.OBJECTIVES['l0']
 
 
 def gradient(sae, x_BD, sparsity_coeff, bandwidth):
   coefficients = objectives.Coefficients(sparsity_coeff, bandwidth)
-  return jax.grad(lambda s: objectives.l0(s, x_BD, coefficients)[0])(sae)
+  return jax.grad(lambda s: l0(s, x_BD, coefficients)[0])(sae)
 
 
 def test_loss_equals_equation_9():
@@ -22,7 +26,7 @@ def test_loss_equals_equation_9():
   *weights, log_threshold = as_float64(sae)
   x = np.asarray(x_BD, np.float64)
   _, f, x_hat = reference.forward(x, *weights, np.exp(log_threshold))
-  loss, terms = objectives.l0(sae, x_BD, objectives.Coefficients(0.3, 0.1))
+  loss, terms = l0(sae, x_BD, objectives.Coefficients(0.3, 0.1))
   np.testing.assert_allclose(loss, reference.loss(x, x_hat, f, 0.3), rtol=1e-5)
   np.testing.assert_allclose(terms['l0'], (f > 0).sum(-1).mean(), rtol=1e-6)
 
@@ -52,10 +56,8 @@ def test_only_thresholds_see_the_sparsity_coefficient():
 def test_bfloat16_compute_is_close_to_float32():
   sae, x_BD = random_sae(), rows()
   coefficients = objectives.Coefficients(0.3, 0.1)
-  exact, _ = objectives.l0(sae, x_BD, coefficients)
-  rounded, terms = objectives.l0(
-    sae.replace(compute_dtype='bfloat16'), x_BD, coefficients
-  )
+  exact, _ = l0(sae, x_BD, coefficients)
+  rounded, terms = l0(sae.replace(compute_dtype='bfloat16'), x_BD, coefficients)
   np.testing.assert_allclose(rounded, exact, rtol=1e-2)
   assert rounded != exact
   assert rounded.dtype == terms['l0'].dtype == 'float32'
@@ -65,7 +67,7 @@ def test_target_is_not_shifted_by_the_pre_encoder_bias():
   sae = random_sae()
   closed = sae.replace(log_threshold=jnp.full(40, 10.0))  # nothing fires
   x_BD = rows()
-  loss, _ = objectives.l0(closed, x_BD, objectives.Coefficients(0.0, 0.1))
+  loss, _ = l0(closed, x_BD, objectives.Coefficients(0.0, 0.1))
   expected = np.mean(
     np.sum((np.asarray(x_BD) - np.asarray(sae.b_dec)) ** 2, axis=-1)
   )
@@ -108,3 +110,63 @@ def test_threshold_gradient_is_derivative_of_expected_loss():
   got = np.mean([per_chunk(c) for c in chunks], axis=0) / threshold
   np.testing.assert_allclose(got, expected, rtol=0.02)
   assert np.abs(expected).min() > 0.01
+
+
+NUMBERS = {
+  'sparsity_coeff': 0.3,
+  'bandwidth': 0.2,
+  'target_l0': 7.0,
+  'frequency_scale': 0.2,
+  'tanh_scale': 1.5,
+  'pre_activation_coeff': 0.4,
+}
+
+
+def free_norm_sae():
+  """A random SAE whose decoder rows differ in norm."""
+  sae = random_sae()
+  factor = np.random.default_rng(5).uniform(0.3, 2.0, (40, 1))
+  return sae.replace(W_dec=sae.W_dec * jnp.asarray(factor, 'float32'))
+
+
+@pytest.mark.parametrize('estimator', ops.ESTIMATORS)
+@pytest.mark.parametrize('name', objectives.OBJECTIVES)
+def test_objective_and_gradients_equal_the_formulas(name, estimator):
+  sae, x_BD = free_norm_sae(), rows()
+  want, want_gradients = reference.objective(
+    name,
+    np.asarray(x_BD, np.float64),
+    as_float64(sae),
+    NUMBERS,
+    reaches_encoder=estimator == 'threshold_and_encoder',
+  )
+  jump = objectives.Jump(ops.ESTIMATORS[estimator])
+
+  def loss_fn(sae):
+    return objectives.OBJECTIVES[name](
+      sae, x_BD, objectives.Coefficients(**NUMBERS), jump
+    )[0]
+
+  loss, gradients = jax.value_and_grad(loss_fn)(sae)
+  np.testing.assert_allclose(loss, want, rtol=1e-5)
+  for param in PARAMS:
+    largest = np.abs(want_gradients[param]).max()
+    assert largest > 0, param
+    np.testing.assert_allclose(
+      getattr(gradients, param),
+      want_gradients[param],
+      atol=1e-5 * largest,
+      err_msg=param,
+    )
+
+
+def test_target_penalties_differ_by_the_variance_of_l0():
+  # E(L/T - 1)^2 = (E L/T - 1)^2 + Var(L) / T^2: they are two losses.
+  sae, x_BD = random_sae(), rows()
+  c = objectives.Coefficients(1.0, 0.1, target_l0=7.0)
+  per_row, mean = (
+    objectives.OBJECTIVES[name](sae, x_BD, c)[0]
+    for name in ('target_l0', 'target_mean_l0')
+  )
+  l0_B = np.asarray(sae.encode(x_BD) > 0).sum(1)
+  np.testing.assert_allclose(per_row - mean, l0_B.var() / 49, rtol=1e-3)

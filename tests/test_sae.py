@@ -99,7 +99,9 @@ def test_negative_pre_activations_push_a_narrow_threshold_up():
     narrow = sae.replace(log_threshold=jnp.log(jnp.array([threshold])))
 
     def loss(sae):
-      return objectives.l0(sae, jnp.zeros((5, 12)), coefficients)[0]
+      return objectives.OBJECTIVES['l0'](sae, jnp.zeros((5, 12)), coefficients)[
+        0
+      ]
 
     return float(jax.grad(loss)(narrow).log_threshold[0])
 
