@@ -1,4 +1,4 @@
-"""Sequences with special tokens all over, and models that tell what they saw."""
+"""Sequences with special tokens all over, and models that say what they saw."""
 
 import numpy as np
 
