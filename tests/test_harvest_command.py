@@ -1,5 +1,6 @@
 """`python -m experiments.harvest`: killed, out of space, several at once."""
 
+import os
 import pathlib
 import shutil
 import subprocess
@@ -14,6 +15,8 @@ import test_store_failures
 from jumprelu_jax.activations import store as store_lib
 
 ROOT = pathlib.Path(__file__).parents[1]
+# `datasets` would import torch, which takes as long as all else together.
+ENVIRONMENT = os.environ | {'USE_TORCH': '0'}
 SITES = ('resid_post_1', 'mlp_out_0')
 
 
@@ -41,13 +44,16 @@ def command(tiny_lm, tiny_text):
 
 
 def run(arguments):
-  return subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
+  return subprocess.run(
+    arguments, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True
+  )
 
 
 def start(arguments):
   return subprocess.Popen(
     arguments,
     cwd=ROOT,
+    env=ENVIRONMENT,
     stdout=subprocess.DEVNULL,
     stderr=subprocess.PIPE,
     text=True,
@@ -112,7 +118,7 @@ def test_hosts_at_once_make_what_one_makes(command, whole, tmp_path):
   assert test_harvest.contents(tmp_path) == test_harvest.contents(whole)
 
 
-def test_damage_is_found_by_verify_and_mended_alone(command, whole, tmp_path):
+def test_damage_of_every_store_is_found_by_verify(command, whole, tmp_path):
   folder = tmp_path / 'damaged'
   shutil.copytree(whole, folder)
   test_harvest.flip(folder / SITES[0] / 'shard_00003.npy')
@@ -125,18 +131,6 @@ def test_damage_is_found_by_verify_and_mended_alone(command, whole, tmp_path):
   for site, shard in zip(SITES, ('shard_00003', 'shard_00005'), strict=True):
     assert f'{folder}/{site}' in line
     assert f'delete {shard}.* and run experiments.harvest again' in line
-  for path in [
-    *(folder / SITES[0]).glob('shard_00003.*'),
-    *(folder / SITES[1]).glob('shard_00005.*'),
-  ]:
-    path.unlink()
-  before = test_harvest.times(folder)
-  done = run(command(folder))
-  assert done.returncode == 0, done.stderr
-  assert test_harvest.contents(folder) == test_harvest.contents(whole)
-  after = test_harvest.times(folder)
-  touched = [name for name in before if before[name] != after[name]]
-  assert sorted(touched) == sorted(f'{site}/manifest.json' for site in SITES)
 
 
 def test_full_disk_names_the_shard_and_goes_on_after(command, whole, tmp_path):
