@@ -31,10 +31,10 @@ def get_config(arg=''):
   c.sae.initial_threshold = 0.024
   c.objective.bandwidth = 0.0047
   c.objective.sparsity_warmup_steps = 400
-  c.optimizer.learning_rate = 5e-3
-  c.optimizer.threshold_learning_rate = 2e-2
+  c.optimizer.learning_rate = 3e-3
+  c.optimizer.threshold_learning_rate = 1e-2
   c.optimizer.beta2 = 0.98
-  c.optimizer.warmup_steps = 100
+  c.optimizer.warmup_steps = 200
   c.optimizer.decay_fraction = 1.0
   c.train = {
     'steps': 2_000,

@@ -29,17 +29,24 @@ _HOSTS = flags.DEFINE_integer('hosts', 1, 'Hosts that share the harvest.')
 _VERIFY = flags.DEFINE_bool('verify', False, 'Check what is there.')
 
 
-def verify(folder):
-  """Reads every shard of a store; InputError names those that are damaged."""
-  store = store_lib.Store(folder)
-  problems = store.verify()
-  if problems:
-    raise errors.InputError(
-      f'{folder}: {len(problems)} damaged shards. '
-      + ' '.join(problem for _, problem in problems)
+def verify(folders):
+  """Reads every shard of some stores; InputError names all damaged ones."""
+  said = []
+  for folder in folders:
+    store = store_lib.Store(folder)
+    problems = store.verify()
+    if problems:
+      said += [f'{folder}: {len(problems)} damaged shards.']
+      said += [problem for _, problem in problems]
+      continue
+    missing = len(store.missing)
+    progress.say(
+      f'{folder}: '
+      + (f'{missing} shards are missing; ' if missing else '')
+      + f'{store.num_rows:,} rows verified'
     )
-  said = f'{len(store.missing)} shards are missing; ' if store.missing else ''
-  progress.say(f'{folder}: {said}{store.num_rows:,} rows verified')
+  if said:
+    raise errors.InputError(' '.join(said))
 
 
 def describe(folder):
@@ -63,8 +70,7 @@ def main():
     runs.site_folder(_WORKDIR.value, site) for site in prepared.harvested
   ]
   if _VERIFY.value:
-    for folder in folders:
-      verify(folder)
+    verify(folders)
     return
   runs.harvest(prepared, _WORKDIR.value, host=_HOST.value, hosts=_HOSTS.value)
   for folder in folders:

@@ -331,7 +331,10 @@ def _convert(expected, value, name):
         f'{name}={value!r}: expected several {element.__name__}s, such as '
         f'--{name}=1,2.'
       )
-    return tuple(_convert(element, item, name) for item in value)
+    items = tuple(_convert(element, item, name) for item in value)
+    if element is str:  # --config.activations.sites=a,b comes as one word
+      return tuple(word for item in items for word in item.split(','))
+    return items
   if expected is float and type(value) is int:
     value = float(value)
   if type(value) is not expected:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import json
 import os
 import pathlib
 
@@ -79,13 +80,13 @@ class Inputs:
     """Returns the plan of the run's buckets.
 
     Args:
-      path: where sequences of tokens are kept; written if it is not there.
+      path: where sequences of tokens are kept; written if it is not there, with
+        a .json beside it that says what they are of.
+
+    Raises:
+      errors.InputError: sequences of something else are there, or damaged ones.
     """
-    if not path.exists():
-      path.parent.mkdir(parents=True, exist_ok=True)
-      rows = self._rows(harvest_sources(self.run.text))
-      limit = self.run.activations.sequences
-      sequences.write(rows, path, max_rows=limit)
+    self._keep_sequences(path)
     config = self.run.activations
     return buckets.Plan(
       tokens_NL=sequences.open(path),
@@ -123,6 +124,7 @@ class Inputs:
     return store_lib.Description(
       model=model_name(run),
       revision=self.revision,
+      model_dtype=run.lm.dtype,
       tokenizer=huggingface.tokenizer_digest(self.lm_folder),
       site=site.name,
       layer=site.layer,
@@ -133,12 +135,50 @@ class Inputs:
       packing=run.text.packing,
       context_length=run.text.context_length,
       num_sequences=num_sequences,
+      bos_id=self.architecture.bos_id,
       special_ids=self.architecture.special_ids,
       seed=run.seed,
       sequences_per_bucket=per_bucket,
       max_norm_multiple=run.activations.max_norm_multiple,
       num_shards=-(-num_sequences // per_bucket),
     )
+
+  def _keep_sequences(self, path):
+    """Writes the run's sequences unless they are there; refuses others."""
+    run, beside = self.run, path.with_suffix('.json')
+    wanted = {
+      'text': run.text.harvest,
+      'sequences': run.activations.sequences,
+      'packing': run.text.packing,
+      'context_length': run.text.context_length,
+      'bos_id': self.architecture.bos_id,
+      'pad_id': self.architecture.pad_id,
+      'tokenizer': huggingface.tokenizer_digest(self.lm_folder),
+      'seed': run.seed,
+    }
+    if path.exists():
+      found = json.loads(beside.read_text()) if beside.exists() else {}
+      differing = [
+        f'{key}: {found.get(key)!r} there, {value!r} wanted'
+        for key, value in wanted.items()
+        if found.get(key) != value
+      ]
+      if differing:
+        raise errors.InputError(
+          f'{path} holds sequences of something else ({"; ".join(differing)}); '
+          'name another folder, or delete this file.'
+        )
+      return
+    try:
+      path.parent.mkdir(parents=True, exist_ok=True)
+      beside.write_text(json.dumps(wanted) + '\n')
+    except OSError as error:
+      raise errors.InputError(
+        f'{beside} cannot be written ({error.strerror}); mend that, or name '
+        'another folder.'
+      ) from error
+    rows = self._rows(harvest_sources(run.text))
+    sequences.write(rows, path, max_rows=run.activations.sequences)
 
   def _load(self, num_layers):
     model = huggingface.load(

@@ -124,10 +124,14 @@ def harvest(
   is_url = places.is_url(folder)
   name = re.sub(r'\W+', '_', str(folder))
   kept = pathlib.Path('sequences', name) if is_url else pathlib.Path(folder)
+  folders = {site: site_folder(folder, site) for site in inputs.harvested}
+  for site, there in folders.items():
+    if store_lib.exists(there):
+      _open_store(inputs, site, there)  # before sequences are written beside it
   plan = inputs.plan(kept / 'sequences.npy')
   stores = {
-    site_folder(folder, site): inputs.describe(site, len(plan.tokens_NL))
-    for site in inputs.harvested
+    there: inputs.describe(site, len(plan.tokens_NL))
+    for site, there in folders.items()
   }
   harvest_lib.harvest(
     plan, inputs.tap(inputs.harvested), stores, host=host, hosts=hosts
@@ -150,9 +154,7 @@ def open_shards(
   folder = config.store or str(workdir / 'activations')
   if not config.store:
     harvest(inputs, folder)
-  store = store_lib.Store(site_folder(folder, inputs.where))
-  description = inputs.describe(inputs.where, store.description.num_sequences)
-  store.check_is_of(description)
+  store = _open_store(inputs, inputs.where, site_folder(folder, inputs.where))
   if not store.is_complete:
     raise errors.InputError(
       f'config.activations.store={config.store}: {len(store.missing)} of '
@@ -233,6 +235,13 @@ def _train_all(pending, inputs, workdir):
   shards = open_shards(inputs, workdir)
   for run, folder in pending:
     _train(run, inputs, shards, folder)
+
+
+def _open_store(inputs, site, folder):
+  """Returns the store of a site; InputError if it is of something else."""
+  store = store_lib.Store(folder)
+  store.check_is_of(inputs.describe(site, store.description.num_sequences))
+  return store
 
 
 def _train(run, inputs, shards, folder):

@@ -1,9 +1,12 @@
 """Settings and fixtures of all tests: CPU, eight devices, strict ranks."""
 
-import jax
+import os
 
-# Before anything asks for a device.
-jax.config.update('jax_platforms', 'cpu')
+# Before anything asks for a device, and for the processes that tests start.
+os.environ['JAX_PLATFORMS'] = 'cpu'
+
+import jax  # noqa: E402
+
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 

@@ -15,6 +15,7 @@ def describe(**values):
   fields = {
     'model': 'tiny',
     'revision': 'main',
+    'model_dtype': 'float32',
     'tokenizer': 'abc',
     'site': 'residual',
     'layer': 1,
@@ -25,6 +26,7 @@ def describe(**values):
     'packing': 'split',
     'context_length': 8,
     'num_sequences': 100,
+    'bos_id': 0,
     'special_ids': (0, 1),
     'seed': 0,
     'sequences_per_bucket': 25,

@@ -75,7 +75,18 @@ def test_with_values_changes_and_checks():
     ({'train.steps_per_checkpoint': 30}, 'not a multiple'),
     ({'optimizer.warmup_steps': 2000}, 'shorten the warm-up'),
     ({'objective.sparsity_warmup_steps': 2000}, 'shorten the warm-up'),
-    ({'activations.bucket_rows': 1000}, 'make it larger'),
+    ({'activations.bucket_rows': 100}, 'holds not one sequence.*larger'),
+    ({'activations.bucket_rows': 1000}, 'make the bucket larger'),
+    ({'activations.mode': 'lively'}, 'expected one of stored, live'),
+    ({'activations.sequences_per_batch': 0}, 'expected >= 1'),
+    (
+      {'activations.mode': 'live', 'activations.max_norm_multiple': 10.0},
+      "max_norm_multiple=10.0 needs .* set mode='stored' or the multiple to 0",
+    ),
+    (
+      {'activations.mode': 'live', 'activations.store': 'gs://a/b'},
+      "store='gs://a/b' is for stored training; set mode='stored' or leave",
+    ),
     (
       {'train.batch_size': 1000, 'mesh.data': 6},
       'use a multiple of 6, e.g. 1002',
@@ -104,3 +115,11 @@ def test_unknown_names_list_the_known_ones(key):
     errors.InputError, match=f'{group}.{key}.*expected one of'
   ):
     train.check_names(run)
+
+
+def test_words_may_be_given_with_commas():
+  # As --config.activations.sites=resid_post/1,mlp_out/0 gives them.
+  run = build('quickstart').with_values(
+    {'activations.sites': ('resid_post/1,mlp_out/0',)}
+  )
+  assert run.activations.sites == ('resid_post/1', 'mlp_out/0')

@@ -8,12 +8,13 @@ import shutil
 import numpy as np
 import pytest
 
-from jumprelu_jax import activations
 from jumprelu_jax import config as config_lib
 from jumprelu_jax import errors
 from jumprelu_jax import export
+from jumprelu_jax import inputs
 from jumprelu_jax import plot
 from jumprelu_jax import runs
+from jumprelu_jax.activations import store as store_lib
 
 COEFFS = (1e-3, 1e-1)
 
@@ -23,7 +24,7 @@ def finished(tiny_run, tmp_path_factory):
   """(folder, rows) of a finished sweep of two."""
   workdir = tmp_path_factory.mktemp('runs') / 'sweep'
   runs.claim(workdir, tiny_run)
-  rows = runs.run_all(runs.prepare(tiny_run), COEFFS, workdir)
+  rows = runs.run_all(inputs.prepare(tiny_run), COEFFS, workdir)
   return workdir, rows
 
 
@@ -66,9 +67,9 @@ def test_an_sae_folder_holds_what_it_promises(finished, tiny_run):
 
 def test_released_sae_takes_raw_activations(finished, tiny_run):
   workdir, rows = finished
-  store = activations.Store(workdir / 'activations')
+  store = store_lib.Store(workdir / 'activations' / 'resid_post_1')
   sae = export.load_npz(workdir / 'jumprelu_l0_0.001' / 'params.npz')
-  raw_BD = np.array(store.shard(0))
+  raw_BD = store.open(0)[:]
   l0 = float(np.mean(np.sum(sae.encode(raw_BD) > 0, axis=-1)))
   # The held-out text is the harvested one here, so L0 must be nearly the same.
   np.testing.assert_allclose(l0, rows[0]['l0'], rtol=0.05)
@@ -83,12 +84,12 @@ def test_finished_work_is_not_done_again(finished, tiny_run, monkeypatch):
 
   for module, name in (
     (runs.train, 'fit'),
-    (runs.activations, 'harvest'),
+    (runs.harvest_lib, 'harvest'),
     (runs.evaluation, 'evaluate'),
   ):
     monkeypatch.setattr(module, name, fail)
   runs.claim(workdir, tiny_run)
-  runs.run_all(runs.prepare(tiny_run), COEFFS, workdir)
+  runs.run_all(inputs.prepare(tiny_run), COEFFS, workdir)
   assert contents(workdir) == before
 
 
@@ -96,7 +97,7 @@ def test_evaluating_again_gives_the_same_row(finished):
   workdir, rows = finished
   folder = workdir / 'jumprelu_l0_0.1'
   run = runs.load_run(folder)
-  again = runs.evaluate_folder(folder, run, runs.prepare(run))
+  again = runs.evaluate_folder(folder, run, inputs.prepare(run))
   assert again == rows[1]
 
 
@@ -122,48 +123,12 @@ def test_workdir_that_holds_something_else_is_refused(tmp_path, tiny_run):
   assert [p.name for p in tmp_path.iterdir()] == ['thesis.tex']
 
 
-@pytest.mark.parametrize(
-  ('values', 'message'),
-  [
-    ({'lm.site': 'resid_pots'}, 'resid_post, mlp_out, attn_z'),
-    ({'lm.layer': 2}, 'it has layers 0 to 1'),
-    ({'lm.path': 'no/such/folder'}, 'no/such/folder does not exist'),
-    ({'text.harvest': 'no/such/text.jsonl'}, 'give a .jsonl file'),
-    ({'text.context_length': 33}, 'longer than the 32 positions'),
-    ({'activations.sequences': 2}, 'harvest from more sequences'),
-    ({'mesh.data': 64}, 'needs 64 devices, but there are 8'),
-    ({'sae.architecture': 'topk'}, 'is not known; expected one of jumprelu'),
-  ],
-  ids=str,
-)
-def test_input_that_does_not_fit_is_refused(tiny_run, values, message):
-  with pytest.raises(errors.InputError, match=message):
-    runs.prepare(tiny_run.with_values(values))
-
-
-def test_empty_heldout_text_is_refused(tiny_run, tmp_path):
-  empty = tmp_path / 'empty.jsonl'
-  empty.write_text('')
-  run = tiny_run.with_values({'text.heldout': str(empty)})
-  with pytest.raises(errors.InputError, match='empty; give one with documents'):
-    runs.prepare(run)
-
-
-def test_truncated_model_is_refused(tiny_run, tiny_lm, tmp_path):
-  shutil.copytree(tiny_lm, tmp_path / 'lm')
-  weights = tmp_path / 'lm' / 'model.safetensors'
-  weights.write_bytes(weights.read_bytes()[:-100])
-  run = tiny_run.with_values({'lm.path': str(tmp_path / 'lm')})
-  with pytest.raises(errors.InputError, match='damaged or truncated'):
-    runs.prepare(run)
-
-
 def test_sae_for_another_site_is_refused(finished, tmp_path):
   folder = tmp_path / 'sae'
   shutil.copytree(finished[0] / 'jumprelu_l0_0.1', folder)
   run = runs.load_run(folder).with_values({'lm.site': 'attn_z'})
   with pytest.raises(errors.InputError, match='size 16, but attn_z.*size 12'):
-    runs.evaluate_folder(folder, run, runs.prepare(run))
+    runs.evaluate_folder(folder, run, inputs.prepare(run))
 
 
 def test_load_run_refuses_what_is_no_run(tmp_path):

@@ -3,6 +3,7 @@
 import errno
 import itertools
 import os
+import socket
 import tracemalloc
 
 import numpy as np
@@ -105,13 +106,16 @@ def test_file_appears_only_when_it_is_complete(tmp_path):
       yield row
 
   sequences.write(watched(), path, max_rows=0)
-  assert names == [[], ['a.npy.partial'], ['a.npy.partial']]
+  # It tells hosts apart, which may write the same file at once.
+  partial = f'a.npy.{socket.gethostname()}-{os.getpid()}.partial'
+  assert names == [[], [partial], [partial]]
 
 
 def test_full_disk_is_one_clear_error(tmp_path):
   path = tmp_path / 'a.npy'
   # What is written to this device finds no space.
-  (tmp_path / 'a.npy.partial').symlink_to('/dev/full')
+  partial = f'a.npy.{socket.gethostname()}-{os.getpid()}.partial'
+  (tmp_path / partial).symlink_to('/dev/full')
   # The file's buffer of 1 MiB overflows after about 87,000 rows of 12 bytes.
   match = (
     r'about 1,04\d,\d\d\d bytes \(87,\d\d\d seq.*make space, or take fewer'

@@ -1,5 +1,6 @@
 """The one forward pass against transformers: every family, every site."""
 
+import tempfile
 import types
 
 import families
@@ -7,6 +8,7 @@ import jax
 from jax import numpy as jnp
 import numpy as np
 import pytest
+import torch
 
 from jumprelu_jax import errors
 from jumprelu_jax import sharding
@@ -112,8 +114,9 @@ def test_splice_between_attention_and_mlp(pair):
   # transformers has no module there, but what is added to the attention's
   # output is added to the residual stream.
   shift = np.linspace(-1, 1, families.SIZES['hidden_size'], dtype=np.float32)
+  shift_torch = torch.from_numpy(shift)
   want = families.run(
-    pair.reference, pair.tokens_BL, {('attn_out', 1): lambda x: x + shift}
+    pair.reference, pair.tokens_BL, {('attn_out', 1): lambda x: x + shift_torch}
   )
   where = sites.Site('resid_mid', 1)
   with jax.default_matmul_precision('highest'):
@@ -136,16 +139,12 @@ def test_any_length_matches_transformers(length):
 
 
 def load_saved(reference):
-  import tempfile
-
   with tempfile.TemporaryDirectory() as folder:
     reference.save_pretrained(folder)
     return huggingface.load(folder)
 
 
 def test_bfloat16_embedding_is_scaled_as_in_transformers():
-  import torch
-
   reference = families.make('gemma2')
   # A gain of zero after each sub-layer leaves the scaled embedding alone.
   with torch.no_grad():

@@ -44,6 +44,7 @@ def _make_store(folder: str, format_name: str) -> store_lib.Store:
   description = store_lib.Description(
     model='random',
     revision='',
+    model_dtype='none',
     tokenizer='',
     site='none',
     layer=0,
@@ -54,6 +55,7 @@ def _make_store(folder: str, format_name: str) -> store_lib.Store:
     packing='none',
     context_length=1,
     num_sequences=_ROWS.value,
+    bos_id=0,
     special_ids=(),
     seed=0,
     sequences_per_bucket=_ROWS.value // _SHARDS.value,

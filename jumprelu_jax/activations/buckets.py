@@ -20,6 +20,8 @@ from jumprelu_jax.text import packing
 Tap = Callable[[np.ndarray], tuple[jax.Array, ...]]
 # Sequences whose tokens are counted at a time.
 _SEQUENCES_PER_COUNT = 1 << 16
+# Rows whose norms are taken, or that are moved, at a time.
+_ROWS_AT_A_TIME = 1 << 9
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -158,23 +160,43 @@ def _batches(plan, tap, tokens_NL, is_text_NL):
 
 
 def _without_outliers(bucket, multiple):
-  """Drops the rows whose norm is too large at any site."""
+  """Drops the rows whose norm is too large at any site; reuses the arrays."""
+  if not len(bucket.origin_N3):
+    return bucket
   keep_N = np.ones(len(bucket.origin_N3), bool)
   for rows_ND in bucket.rows:
     norm_N = _norms(rows_ND)
-    keep_N &= norm_N <= multiple * np.median(norm_N)
+    # NaN and infinity are no outliers but a failing model: the store says so.
+    is_outlier_N = norm_N > multiple * np.median(norm_N)
+    keep_N &= ~(is_outlier_N & np.isfinite(norm_N))
   return Bucket(
-    tuple(rows_ND[keep_N] for rows_ND in bucket.rows),
+    tuple(_kept(rows_ND, keep_N) for rows_ND in bucket.rows),
     bucket.origin_N3[keep_N],
     int(np.sum(~keep_N)),
   )
 
 
-def _norms(rows_ND, block=1 << 14):
+def _norms(rows_ND):
   """Norms in float32, without a float32 copy of all rows."""
   return np.concatenate(
     [
-      np.linalg.norm(rows_ND[i : i + block].astype(np.float32), axis=1)
-      for i in range(0, max(len(rows_ND), 1), block)
+      np.linalg.norm(rows_ND[some].astype(np.float32), axis=1)
+      for some in _pieces(rows_ND)
     ]
   )
+
+
+def _kept(rows_ND, keep_N):
+  """Moves the rows that are kept to the front: no second copy of all."""
+  filled = 0
+  for some in _pieces(rows_ND):
+    kept_ND = rows_ND[some][keep_N[some]]
+    rows_ND[filled : filled + len(kept_ND)] = kept_ND
+    filled += len(kept_ND)
+  return rows_ND[:filled]
+
+
+def _pieces(rows_ND):
+  """Returns slices that cover the rows, small beside a bucket."""
+  starts = range(0, len(rows_ND), _ROWS_AT_A_TIME)
+  return [slice(start, start + _ROWS_AT_A_TIME) for start in starts]

@@ -7,10 +7,11 @@ shard was deleted, is finished by the same command.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from collections.abc import Sequence
 from concurrent import futures
+import contextlib
 import os
 
+from jumprelu_jax import errors
 from jumprelu_jax import progress
 from jumprelu_jax.activations import buckets
 from jumprelu_jax.activations import formats
@@ -53,31 +54,29 @@ def harvest(
     if store_lib.exists(folder):
       store_lib.Store(folder).check_is_of(description)
   _write_manifests(stores)
-  mine = [i for i in missing(stores) if i % hosts == host]
-  with (
-    progress.track('harvest', sum(map(plan.tokens_of, mine)), 'tokens') as bar,
-    futures.ThreadPoolExecutor(1, 'write') as writer,
-  ):
-    writing = None
-    try:
-      for index in mine:
-        bucket = buckets.make(plan, tap, index, bar.advance)
-        if writing is not None:
-          writing.result()
-        writing = writer.submit(_write, stores, index, bucket)
-        del bucket  # or it would live on beside the next two
-      if writing is not None:
-        writing.result()
-    finally:
+  lacking = {folder: store_lib.Store(folder).missing for folder in stores}
+  mine = [
+    i for i in sorted(set().union(*lacking.values())) if i % hosts == host
+  ]
+
+  def write(index, bucket):
+    for (folder, description), rows_ND in zip(
+      stores.items(), bucket.rows, strict=True
+    ):
+      if index in lacking[folder]:
+        store_lib.write_shard(
+          folder, description, index, rows_ND, bucket.origin_N3, bucket.outliers
+        )
+
+  try:
+    _make_and_write(plan, tap, mine, write)
+  except BaseException:
+    # The error to tell of is the first, also where a disk is full for both.
+    with contextlib.suppress(errors.InputError):
       _write_manifests(stores)
+    raise
+  _write_manifests(stores)
   return len(mine)
-
-
-def missing(stores: Mapping[Folder, store_lib.Description]) -> Sequence[int]:
-  """Returns the buckets that at least one of the stores lacks."""
-  return sorted(
-    {index for folder in stores for index in store_lib.Store(folder).missing}
-  )
 
 
 class Live:
@@ -98,6 +97,11 @@ class Live:
     self._plan, self._tap = plan, tap
     self.rows_per_shard = plan.rows_per_bucket()
     first = buckets.make(plan, tap, 0)
+    if not len(first.origin_N3):
+      raise errors.InputError(
+        'The first bucket holds no text, whose norm would be the scale; take '
+        'more of it, or larger buckets.'
+      )
     self.d_model = first.rows[0].shape[1]
     self.scale = sidecars.scale(
       sidecars.describe(first.rows[0], first.origin_N3, 0)
@@ -109,12 +113,22 @@ class Live:
     return rows_ND
 
 
-def _write(stores, index, bucket):
-  pairs = zip(stores.items(), bucket.rows, strict=True)
-  for (folder, description), rows_ND in pairs:
-    store_lib.write_shard(
-      folder, description, index, rows_ND, bucket.origin_N3, bucket.outliers
-    )
+def _make_and_write(plan, tap, indices, write):
+  """Makes buckets; a thread writes one while the next is made."""
+  tokens = sum(map(plan.tokens_of, indices))
+  with (
+    progress.track('harvest', tokens, 'tokens') as bar,
+    futures.ThreadPoolExecutor(1, 'write') as writer,
+  ):
+    writing = None
+    for index in indices:
+      bucket = buckets.make(plan, tap, index, bar.advance)
+      if writing is not None:
+        writing.result()
+      writing = writer.submit(write, index, bucket)
+      del bucket  # or it would live on beside the next two
+    if writing is not None:
+      writing.result()
 
 
 def _write_manifests(stores):

@@ -35,6 +35,7 @@ class Description:
   Attributes:
     model: path or hub id of the language model.
     revision: of the model.
+    model_dtype: that the model computes in.
     tokenizer: digest of the tokenizer.
     site: name of the place in the model.
     layer: number of the layer.
@@ -45,6 +46,7 @@ class Description:
     packing: how documents fill sequences.
     context_length: tokens of a sequence.
     num_sequences: sequences in all.
+    bos_id: starts sequences.
     special_ids: tokens whose rows are dropped.
     seed: of the order of sequences and rows.
     sequences_per_bucket: sequences of a shard.
@@ -54,6 +56,7 @@ class Description:
 
   model: str
   revision: str
+  model_dtype: str
   tokenizer: str
   site: str
   layer: int
@@ -64,6 +67,7 @@ class Description:
   packing: str
   context_length: int
   num_sequences: int
+  bos_id: int
   special_ids: tuple[int, ...]
   seed: int
   sequences_per_bucket: int

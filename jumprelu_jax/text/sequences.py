@@ -7,6 +7,7 @@ import errno
 import itertools
 import os
 import pathlib
+import socket
 import time
 
 import numpy as np
@@ -37,7 +38,9 @@ def write(
     errors.InputError: there is no row, or no space for them.
   """
   path = pathlib.Path(path)
-  partial = path.with_name(f'{path.name}.partial')
+  # Hosts may write the same file at once, so each has its own partial.
+  writer = f'{socket.gethostname()}-{os.getpid()}'
+  partial = path.with_name(f'{path.name}.{writer}.partial')
   rows = itertools.islice(rows, max_rows or None)
   first = next(rows, None)
   if first is None:
