@@ -116,9 +116,9 @@ def quadratic_frequency(forward: Forward, c: Coefficients) -> jax.Array:
 
 
 def tanh(forward: Forward, c: Coefficients) -> jax.Array:
-  """Anthropic's of January 2025: lambda E of a sum of tanh(c f ||d||).
+  """Anthropic's of January 2025: smooth in f, it reaches every parameter.
 
-  Smooth in f: its gradient reaches every parameter.
+  lambda E sum over M of tanh(c f ||d||).
   """
   size_BM = jnp.abs(forward.f_BM) * forward.norm_M[None]
   return c.sparsity_coeff * _mean_sum(jnp.tanh(c.tanh_scale * size_BM))

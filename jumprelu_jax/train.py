@@ -225,7 +225,7 @@ def fit(
   start, state = checkpointer.restore_latest(state) or (0, state)
   curve = writer.CurveWriter(folder, first_step=start)
   scale, coefficients = jax.device_put(
-    (np.float32(shards.scale), _coefficients(run)), sharding.replicated(mesh)
+    (np.float32(shards.scale), coefficients_of(run)), sharding.replicated(mesh)
   )
   label = f'train {run.objective.sparsity_coeff:g}'
   began, pending = time.perf_counter(), []
@@ -268,7 +268,8 @@ def _prefetched(run, shards, start):
     yield ahead
 
 
-def _coefficients(run):
+def coefficients_of(run: config_lib.RunConfig) -> objectives.Coefficients:
+  """Returns the numbers of a run's objective, float32."""
   names = [f.name for f in dataclasses.fields(objectives.Coefficients)]
   values = {name: np.float32(getattr(run.objective, name)) for name in names}
   return objectives.Coefficients(**values)
