@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -271,6 +272,27 @@ def test_the_first_error_of_a_full_disk_is_told(tmp_path, monkeypatch):
     harvest_lib.harvest(PLAN, small_plan.tap_two, stores)
   monkeypatch.undo()
   assert store_lib.Store(tmp_path / 'one').missing == (1, 2, 4, 5, 7, 8)
+
+
+def test_a_slow_disk_holds_up_the_model(tmp_path, monkeypatch):
+  batches_made, when_written = [], []
+  write = store_lib.write_shard
+
+  def tap(tokens_BL):
+    batches_made.append(len(tokens_BL))
+    return small_plan.tap_two(tokens_BL)
+
+  def write_shard(*args):
+    if not when_written:
+      time.sleep(0.2)  # the model alone would be done with all by then
+    when_written.append(len(batches_made))
+    write(*args)
+
+  monkeypatch.setattr(store_lib, 'write_shard', write_shard)
+  harvest_lib.harvest(PLAN, tap, make_stores(tmp_path))
+  # Three batches a bucket: the one that is written, and one that waits.
+  assert when_written[0] == 6
+  assert len(batches_made) == 26
 
 
 def test_live_shards_are_those_of_a_store(tmp_path):
