@@ -2,7 +2,7 @@
 
 A recipe in `configs/` gives a `ConfigDict`; `RunConfig.from_config_dict` turns
 it into these classes, once, and no `ConfigDict` travels further. Values
-are checked by `config_checks`; `runs.prepare` checks what needs a model or a
+are checked by `config_checks`; `inputs.prepare` checks what needs a model or a
 text to be opened. Lengths of training are in steps.
 """
 

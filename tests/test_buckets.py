@@ -1,6 +1,7 @@
 """Buckets: each text position once, shuffled, a function of seed and index."""
 
 import collections
+import itertools
 import tracemalloc
 
 import numpy as np
@@ -135,10 +136,22 @@ def test_neighbours_in_a_bucket_are_not_neighbours_in_the_text():
     # Of 2047 pairs a random one is such with chance 2 * 32 * 63 / 2048^2: two.
     assert follows.sum() < 12
     assert np.mean(step_N3[:, 1] == 0) < 0.06  # 1 / 32 = 0.031 if random
-  # Sequences are of the whole text, and buckets differ in their order.
+  # Sequences are of the whole text.
   assert not set(origins[0][:, 1]) <= set(range(32))
-  places = [np.argsort(o[:, 1] * 65 + o[:, 2]) for o in origins]
-  assert np.mean(places[0] == places[1]) < 0.05
+
+
+def test_rows_are_shuffled_by_seed_and_bucket():
+  tokens_NL = np.full((64, 65), 7, np.int32)
+  places = []
+  for seed, index in ((0, 0), (0, 1), (1, 0), (1, 1)):
+    plan = small_plan.make_plan(tokens_NL, sequences_per_bucket=32, seed=seed)
+    origin_N3 = buckets.make(plan, small_plan.tap_two, index).origin_N3
+    # Where each position went, counted in the order that the model saw them.
+    rank = {s: i for i, s in enumerate(plan.sequences_of(index).tolist())}
+    rank_N = [rank[sequence] for sequence in origin_N3[:, 1].tolist()]
+    places.append(np.lexsort((origin_N3[:, 2], rank_N)))
+  for one, other in itertools.combinations(places, 2):
+    assert np.mean(one == other) < 0.01  # 1 / 2080 if independent
 
 
 def test_buckets_are_a_function_of_the_seed():

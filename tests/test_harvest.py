@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -273,6 +274,27 @@ def test_the_first_error_of_a_full_disk_is_told(tmp_path, monkeypatch):
   assert store_lib.Store(tmp_path / 'one').missing == (1, 2, 4, 5, 7, 8)
 
 
+def test_a_slow_disk_holds_up_the_model(tmp_path, monkeypatch):
+  batches_made, when_written = [], []
+  write = store_lib.write_shard
+
+  def tap(tokens_BL):
+    batches_made.append(len(tokens_BL))
+    return small_plan.tap_two(tokens_BL)
+
+  def write_shard(*args):
+    if not when_written:
+      time.sleep(0.2)  # the model alone would be done with all by then
+    when_written.append(len(batches_made))
+    write(*args)
+
+  monkeypatch.setattr(store_lib, 'write_shard', write_shard)
+  harvest_lib.harvest(PLAN, tap, make_stores(tmp_path))
+  # Three batches a bucket: the one that is written, and one that waits.
+  assert when_written[0] == 6
+  assert len(batches_made) == 26
+
+
 def test_live_shards_are_those_of_a_store(tmp_path):
   def tap_one(tokens_BL):
     return (small_plan.telling(tokens_BL),)
@@ -297,7 +319,7 @@ def test_live_without_text_in_its_first_bucket_is_one_clear_error():
 
 
 MEMORY = """
-import re, sys
+import sys
 sys.path[:0] = ['tests', '.']
 import numpy as np
 import small_plan
@@ -323,11 +345,10 @@ def tap(tokens_BL):
 description = small_store.describe(
   d_model=wide, dtype='float32', num_shards=plan.num_buckets
 )
-
+# Not getrusage, which counts what the parent had when it started us.
 def peak_kb():
-  # Not ru_maxrss: that begins with the peak of the process that forked.
-  status = open('/proc/self/status').read()
-  return int(re.search(r'VmHWM:\\s+(\\d+) kB', status)[1])
+  with open('/proc/self/status') as file:
+    return int(file.read().split('VmHWM:')[1].split()[0])
 
 before = peak_kb()
 harvest.harvest(plan, tap, {folder: description})

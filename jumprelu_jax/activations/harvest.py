@@ -126,7 +126,7 @@ def _make_and_write(plan, tap, indices, write):
       if writing is not None:
         writing.result()
       writing = writer.submit(write, index, bucket)
-      del bucket  # or it would live on beside the next two
+      del bucket  # freed once it is written, while the next is made
     if writing is not None:
       writing.result()
 
