@@ -4,7 +4,7 @@
 
 Hardware: two CPU cores, 4 GiB. Text: what the package ships (novels, speeches,
 the Bible, an encyclopaedia), 512,000 tokens of it, seen four times. Store:
-0.6 GB in bfloat16. Hours: 0.8, measured; results in docs/results.md.
+0.6 GB in bfloat16. Hours: 0.6, measured; results in docs/results.md.
 
 Gemma Scope's recipe with the quickstart's changes for short runs
 (docs/small_budget.md): initial threshold and bandwidth are the quickstart's,
