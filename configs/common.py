@@ -19,6 +19,8 @@ def gemma_scope() -> config_dict.ConfigDict:
     'dtype': 'bfloat16',
     'site': 'resid_post',
     'layer': 20,
+    'target_site': '',
+    'target_layer': -1,
   }
   c.text = {
     'harvest': '',
@@ -43,7 +45,13 @@ def gemma_scope() -> config_dict.ConfigDict:
   c.sae = {
     'architecture': 'jumprelu',
     'num_latents': 2**17,
+    'k': 50,
+    'selection': 'exact',
     'initial_threshold': 0.001,
+    'initial_encoder_norm': 1.0,
+    'initial_decoder_norm': 1.0,
+    'initial_b_dec': 'zeros',
+    'initial_frequency': 0.0,
     'use_pre_encoder_bias': True,
     'compute_dtype': 'float32',
   }
@@ -58,6 +66,13 @@ def gemma_scope() -> config_dict.ConfigDict:
     'frequency_scale': 0.1,
     'tanh_scale': 4.0,
     'pre_activation_coeff': 0.0,
+    'aux_k_coeff': 1 / 32,
+    'aux_k': 512,
+    'dead_after_tokens': 10_000_000,
+    'prefixes': (),
+    'components': (),
+    'controller_rate': 0.003,
+    'window_rows': 4.0,
   }
   c.optimizer = {
     'learning_rate': 7e-5,
@@ -66,7 +81,10 @@ def gemma_scope() -> config_dict.ConfigDict:
     'beta2': 0.999,
     'epsilon': 1e-8,
     'warmup_steps': 1_000,
+    'decay': 'cosine',
     'decay_fraction': 0.0,
+    'max_gradient_norm': 0.0,
+    'threshold_gradient_decay': 0.0,
   }
   c.train = {
     'steps': 1_953_125,
@@ -76,7 +94,7 @@ def gemma_scope() -> config_dict.ConfigDict:
   }
   c.evaluation = {'sequences': 2048, 'sequences_per_batch': 8}
   c.mesh = {'data': 1, 'latent': 1}
-  c.sweep = {'sparsity_coeffs': (1e-4, 2e-4, 4e-4, 6e-4, 1e-3, 2e-3)}
+  c.sweep = {'saes': ('jumprelu/l0/1e-4/2e-4/4e-4/6e-4/1e-3/2e-3',)}
   return c
 
 
@@ -118,4 +136,4 @@ def shorten(c: config_dict.ConfigDict) -> None:
   }
   c.evaluation.sequences = 8
   c.mesh = {'data': 1, 'latent': 1}
-  c.sweep.sparsity_coeffs = (1e-3, 1e-2)
+  c.sweep.saes = ('jumprelu/l0/1e-3/1e-2',)

@@ -23,8 +23,11 @@ def get_config(arg=''):
   c.activations.sequences_per_batch = 32
   c.activations.dtype = 'float32'
   c.sae.num_latents = 1024
+  c.sae.k = 32
   c.sae.initial_threshold = 0.05
   c.objective.bandwidth = 0.01
+  c.objective.aux_k = 64
+  c.objective.dead_after_tokens = 100_000
   c.objective.sparsity_warmup_steps = 400
   c.optimizer.learning_rate = 7e-3
   c.optimizer.threshold_learning_rate = 2e-2
@@ -38,7 +41,7 @@ def get_config(arg=''):
     'steps_per_checkpoint': 500,
   }
   c.evaluation = {'sequences': 512, 'sequences_per_batch': 32}
-  c.sweep.sparsity_coeffs = (1.5e-4, 3e-4, 7e-4, 1.5e-3, 3e-3, 5e-3)
+  c.sweep.saes = ('jumprelu/l0/1.5e-4/3e-4/7e-4/1.5e-3/3e-3/5e-3',)
   if is_quick:
     c.activations.sequences = 128
     c.activations.bucket_rows = 10_000
@@ -52,5 +55,5 @@ def get_config(arg=''):
       'steps_per_checkpoint': 20,
     }
     c.evaluation.sequences = 64
-    c.sweep.sparsity_coeffs = (1e-3, 1e-2)
+    c.sweep.saes = ('jumprelu/l0/1e-3/1e-2',)
   return c

@@ -29,10 +29,10 @@ from jumprelu_jax import export
 from jumprelu_jax import inputs as inputs_lib
 from jumprelu_jax import progress
 from jumprelu_jax import runs
-from jumprelu_jax import sae as sae_lib
 from jumprelu_jax import train
 from jumprelu_jax import writer
 from jumprelu_jax.activations import batches as batches_lib
+from jumprelu_jax.sae import released
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder.', required=True)
 _STUDY = flags.DEFINE_enum(
@@ -78,7 +78,8 @@ ABLATION = {
 
 def train_ours(run, inputs, store, folder):
   """Trains one of our SAEs; returns it folded."""
-  return train.fit(run, store, inputs.mesh, folder).fold(store.scale)
+  state = train.fit(run, store, inputs.mesh, folder)
+  return train.release(run, state, store.scales)
 
 
 def train_saelens(run, inputs, store, folder):
@@ -141,7 +142,7 @@ def train_saelens(run, inputs, store, folder):
   b_enc = state['b_enc']
   if sae.cfg.apply_b_dec_to_input:
     b_enc = b_enc - state['b_dec'] @ state['W_enc']
-  return sae_lib.SAE(
+  return released.SAE(
     W_enc=state['W_enc'],
     b_enc=store.scale * b_enc,
     W_dec=state['W_dec'],

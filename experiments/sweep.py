@@ -1,4 +1,4 @@
-"""Trains one SAE for each sparsity coefficient and draws the Pareto plot.
+"""Trains the SAEs of config.sweep.saes and draws the Pareto plot.
 
   python -m experiments.sweep --config=configs/quickstart.py --workdir=DIR
 
@@ -15,6 +15,7 @@ from jumprelu_jax import plot
 from jumprelu_jax import progress
 from jumprelu_jax import results
 from jumprelu_jax import runs
+from jumprelu_jax import sweeps
 
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, "The run's folder.", required=True
@@ -23,9 +24,10 @@ _WORKDIR = flags.DEFINE_string(
 
 def main():
   run = launch.run_config()
-  prepared = inputs.prepare(run)
+  swept = sweeps.expand(run)
+  prepared = inputs.prepare(swept[0])
   runs.claim(_WORKDIR.value, run)
-  rows = runs.run_all(prepared, run.sweep.sparsity_coeffs, _WORKDIR.value)
+  rows = runs.run_all(prepared, swept, _WORKDIR.value)
   plot.pareto(rows, _WORKDIR.value)
   print(results.format_table(rows))
   progress.say(f'{_WORKDIR.value}: results.csv, pareto.png, pareto.pdf')

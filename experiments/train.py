@@ -1,4 +1,4 @@
-"""Trains one SAE at config.objective.sparsity_coeff and evaluates it.
+"""Trains the SAE of config.sae and config.objective, and evaluates it.
 
   python -m experiments.train --config=configs/quickstart.py \
       --config.objective.sparsity_coeff=1e-3 --workdir=DIR
@@ -23,7 +23,7 @@ def main():
   run = launch.run_config()
   prepared = inputs.prepare(run)
   runs.claim(_WORKDIR.value, run)
-  rows = runs.run_all(prepared, [run.objective.sparsity_coeff], _WORKDIR.value)
+  rows = runs.run_all(prepared, [run], _WORKDIR.value)
   print(results.format_table(rows))
   progress.say(f'{_WORKDIR.value}: results.csv')
 

@@ -35,6 +35,8 @@ class LMConfig:
     dtype: of parameters and computation, 'float32' or 'bfloat16'.
     site: a name in `lm.sites.SITES`.
     layer: zero-based index of the block.
+    target_site: what a transcoder predicts; '' for SAEs.
+    target_layer: its block; -1 takes `layer`.
   """
 
   path: str
@@ -42,6 +44,8 @@ class LMConfig:
   dtype: str
   site: str
   layer: int
+  target_site: str
+  target_layer: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,16 +111,30 @@ class SAEConfig:
   """The sparse autoencoder.
 
   Attributes:
-    architecture: a name in `train.ARCHITECTURES`.
+    architecture: a name in `architectures.ARCHITECTURES`.
     num_latents: M.
+    k: latents of a row that fire in the TopK family; fewer than M.
+    selection: 'exact', or 'approximate' for TopK on TPUs.
     initial_threshold: in units of normalised activations.
+    initial_encoder_norm: of the encoder's columns.
+    initial_decoder_norm: of the decoder's rows; 1 where it is constrained.
+    initial_b_dec: 'zeros', or the 'mean' or 'geometric_median' of the first
+      rows.
+    initial_frequency: sets b_enc so that each latent fires on this share of the
+      first rows; 0 has zeros.
     use_pre_encoder_bias: subtract b_dec from the encoder's input.
     compute_dtype: of the inputs of matrix products; parameters are float32.
   """
 
   architecture: str
   num_latents: int
+  k: int
+  selection: str
   initial_threshold: float
+  initial_encoder_norm: float
+  initial_decoder_norm: float
+  initial_b_dec: str
+  initial_frequency: float
   use_pre_encoder_bias: bool
   compute_dtype: str
 
@@ -126,7 +144,7 @@ class ObjectiveConfig:
   """The loss.
 
   Attributes:
-    name: a name in `objectives.OBJECTIVES`.
+    name: names in `objectives.OBJECTIVES`, joined by +.
     sparsity_coeff: lambda.
     sparsity_warmup_steps: lambda rises linearly from 0 over these steps.
     estimator: a name in `ops.ESTIMATORS`: what the jumps train.
@@ -135,7 +153,15 @@ class ObjectiveConfig:
     target_l0: of 'target_l0' and 'target_mean_l0'.
     frequency_scale: p0 of 'quadratic_frequency'.
     tanh_scale: c of 'tanh'.
-    pre_activation_coeff: lambda_P of 'tanh'.
+    pre_activation_coeff: lambda_P of 'pre_activation'.
+    aux_k_coeff: alpha of 'aux_k'.
+    aux_k: dead latents that 'aux_k' takes of a row; about half of d_model.
+    dead_after_tokens: without firing in as many, a latent counts as dead in
+      training.
+    prefixes: latents of each nested SAE of Matryoshka, up to all.
+    components: names in `components.OPTIONAL`.
+    controller_rate: of 'l0_controller', a step's share of the error.
+    window_rows: of 'adaptive_bandwidth', rows of a batch in each window.
   """
 
   name: str
@@ -148,6 +174,13 @@ class ObjectiveConfig:
   frequency_scale: float
   tanh_scale: float
   pre_activation_coeff: float
+  aux_k_coeff: float
+  aux_k: int
+  dead_after_tokens: int
+  prefixes: tuple[int, ...]
+  components: tuple[str, ...]
+  controller_rate: float
+  window_rows: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,8 +194,12 @@ class OptimizerConfig:
     beta2: decay of the second moment.
     epsilon: Adam's epsilon.
     warmup_steps: cosine warm-up from a tenth of the learning rate.
-    decay_fraction: share of the run, at its end, in which the rate falls to 0
-      along a cosine.
+    decay: 'cosine' or 'linear'.
+    decay_fraction: share of the run, at its end, in which the rate falls to 0.
+    max_gradient_norm: gradients of a larger norm, of all parameters together,
+      are scaled down to it; 0 clips none.
+    threshold_gradient_decay: of an average over steps of the thresholds'
+      gradients; 0 takes each step's own.
   """
 
   learning_rate: float
@@ -171,7 +208,10 @@ class OptimizerConfig:
   beta2: float
   epsilon: float
   warmup_steps: int
+  decay: str
   decay_fraction: float
+  max_gradient_norm: float
+  threshold_gradient_decay: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,11 +262,13 @@ class SweepConfig:
   """What `experiments.sweep` runs over.
 
   Attributes:
-    sparsity_coeffs: one SAE is trained for each; they replace
-      `objective.sparsity_coeff`.
+    saes: what to train, 'architecture/objective/sparsity/…' each, such as
+      'jumprelu/l0/1e-3/2e-3' or 'topk/aux_k/16/32'; one SAE for each sparsity,
+      which is `sae.k` in the TopK family and `objective.sparsity_coeff`
+      elsewhere.
   """
 
-  sparsity_coeffs: tuple[float, ...]
+  saes: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,11 +17,15 @@ _CHOICES = {
   'activations.dtype': DTYPES,
   'activations.format': ('npy', 'zarr3'),
   'sae.compute_dtype': DTYPES,
+  'sae.selection': ('exact', 'approximate'),
+  'sae.initial_b_dec': ('zeros', 'mean', 'geometric_median'),
+  'optimizer.decay': ('cosine', 'linear'),
 }
 
 # Ranges by key: (low, high, is_low_included); high is included, None is open.
 _RANGES = {
   'lm.layer': (0, None, True),
+  'lm.target_layer': (-1, None, True),
   'text.context_length': (2, None, True),
   'text.bos_id': (-1, None, True),
   'activations.sequences': (0, None, True),
@@ -30,7 +34,11 @@ _RANGES = {
   'activations.max_norm_multiple': (0, None, True),
   'activations.prefetch_batches': (0, None, True),
   'sae.num_latents': (1, None, True),
+  'sae.k': (1, None, True),
   'sae.initial_threshold': (0, None, False),
+  'sae.initial_encoder_norm': (0, None, False),
+  'sae.initial_decoder_norm': (0, None, False),
+  'sae.initial_frequency': (0, 0.5, True),
   'objective.sparsity_coeff': (0, None, True),
   'objective.sparsity_warmup_steps': (0, None, True),
   'objective.bandwidth': (0, None, False),
@@ -38,6 +46,11 @@ _RANGES = {
   'objective.frequency_scale': (0, None, False),
   'objective.tanh_scale': (0, None, False),
   'objective.pre_activation_coeff': (0, None, True),
+  'objective.aux_k_coeff': (0, None, True),
+  'objective.aux_k': (1, None, True),
+  'objective.dead_after_tokens': (1, 2**30, True),
+  'objective.controller_rate': (0, 1, False),
+  'objective.window_rows': (0, None, False),
   'optimizer.learning_rate': (0, None, False),
   'optimizer.threshold_learning_rate': (0, None, True),
   'optimizer.beta1': (0, 0.99999, True),
@@ -45,6 +58,8 @@ _RANGES = {
   'optimizer.epsilon': (0, None, False),
   'optimizer.warmup_steps': (0, None, True),
   'optimizer.decay_fraction': (0, 1, True),
+  'optimizer.max_gradient_norm': (0, None, True),
+  'optimizer.threshold_gradient_decay': (0, 0.99999, True),
   'train.steps': (1, None, True),
   'train.batch_size': (1, None, True),
   'train.steps_per_log': (1, None, True),
@@ -82,7 +97,7 @@ def check(run) -> None:
         f'{", ".join(words)}.'
       )
   _check_activations(run)
-  _check_sweep(run.sweep)
+  _check_sparsity(run)
   _check_train(run)
   _check_mesh(run)
 
@@ -114,17 +129,16 @@ def _check_activations(run):
     )
 
 
-def _check_sweep(sweep):
-  coeffs = sweep.sparsity_coeffs
-  if not coeffs or len(set(coeffs)) != len(coeffs):
-    raise errors.InputError(
-      f'config.sweep.sparsity_coeffs={coeffs}: expected at least one '
-      'coefficient and none twice.'
-    )
-  if not all(0 <= c < float('inf') for c in coeffs):
-    raise errors.InputError(
-      f'config.sweep.sparsity_coeffs={coeffs}: expected numbers >= 0.'
-    )
+def _check_sparsity(run):
+  for key, value in (
+    ('sae.k', run.sae.k),
+    ('objective.target_l0', run.objective.target_l0),
+  ):
+    if value >= run.sae.num_latents:
+      raise errors.InputError(
+        f'config.{key}={value} is not less than config.sae.num_latents='
+        f'{run.sae.num_latents}, so that nothing would be sparse; lower it.'
+      )
 
 
 def _check_train(run):
@@ -139,9 +153,9 @@ def _check_train(run):
     ('optimizer.warmup_steps', run.optimizer.warmup_steps),
     ('objective.sparsity_warmup_steps', run.objective.sparsity_warmup_steps),
   ):
-    if warmup >= train.steps:
+    if warmup > train.steps:
       raise errors.InputError(
-        f'config.{key}={warmup} does not end before config.train.steps='
+        f'config.{key}={warmup} does not end by config.train.steps='
         f'{train.steps}; shorten the warm-up or train for longer.'
       )
 

@@ -20,10 +20,10 @@ from jax import numpy as jnp
 import numpy as np
 
 from jumprelu_jax import progress
-from jumprelu_jax import sae as sae_lib
 from jumprelu_jax.lm import loss as lm_loss
 from jumprelu_jax.lm import sites
 from jumprelu_jax.lm import transformer
+from jumprelu_jax.sae import released
 from jumprelu_jax.text import packing
 
 
@@ -73,36 +73,39 @@ def measure_baseline(
 
 
 def evaluate(
-  sae: sae_lib.SAE,
+  sae: released.Released,
   model: transformer.Transformer,
   tokens_NL: np.ndarray,
   where: sites.Site,
   rows: int,
   baseline: Baseline,
+  source: sites.Site | None = None,
 ) -> dict[str, float]:
-  """Evaluates a folded SAE at its site.
+  """Evaluates a folded SAE or transcoder at the site that it predicts.
 
   Args:
     sae: raw activations in, raw reconstructions out.
     model: the language model.
     tokens_NL: packed held-out text.
-    where: the site that the SAE is for.
+    where: the site that is predicted, and replaced by the prediction.
     rows: sequences in a forward pass.
     baseline: of the same model, text and site.
+    source: what a transcoder reads; None for an SAE, which reads `where`.
 
   Returns:
     l0: mean number of active latents.
-    fvu: E||x - x_hat||^2 / E||x - E x||^2, about the mean of the whole set.
+    fvu: E||y - y_hat||^2 / E||y - E y||^2 of the predicted site, about the
+      mean of the whole set.
     delta_lm_loss: loss_spliced - loss_clean, nats.
     loss_clean, loss_spliced, loss_mean_ablated: nats a token.
     loss_recovered: share of loss_mean_ablated - loss_clean that is recovered.
     dead_fraction: latents that never fired on this text.
     frac_over_1pct, frac_over_10pct: latents that fire on more positions.
-    relative_reconstruction_bias: E||x_hat||^2 / E[x_hat . x]; below 1 where
+    relative_reconstruction_bias: E||y_hat||^2 / E[y_hat . y]; below 1 where
       reconstructions shrink (arXiv:2404.16014, Eq. 10).
   """
   sums = _sum_over_batches(
-    'evaluate SAE', _spliced_sums, tokens_NL, rows, model, where, sae
+    'evaluate SAE', _spliced_sums, tokens_NL, rows, model, where, sae, source
   )
   positions = sums['positions']
   loss_spliced = sums['loss'] / sums['predictions']
@@ -122,7 +125,7 @@ def evaluate(
     'frac_over_1pct': float(np.mean(frequency_M > 0.01)),
     'frac_over_10pct': float(np.mean(frequency_M > 0.1)),
     'relative_reconstruction_bias': float(
-      sums['x_hat_squared'] / sums['x_hat_dot_x']
+      sums['y_hat_squared'] / sums['y_hat_dot_y']
     ),
   }
 
@@ -132,28 +135,36 @@ def spliced_logits(
   tokens_BL: jax.Array,
   where: sites.Site,
   fn: Callable[[jax.Array], jax.Array],
+  source: sites.Site | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Runs the model with fn(x) in place of x at text positions of a site.
+  """Runs the model with fn(x) in place of y at text positions of a site.
 
   Args:
     model: the language model.
     tokens_BL: token ids.
-    where: the site.
-    fn: maps rows x_BD to rows of the same shape.
+    where: the site of y.
+    fn: maps rows x_BD to rows of y's shape.
+    source: the site of x, before that of y; None has x = y.
 
   Returns:
-    logits [B, L, V], and at the site x [B * L, D] and fn(x) [B * L, D].
+    logits [B, L, V], and at the site y [B * L, D] and fn(x) [B * L, D].
   """
   is_text_BL = packing.is_text(tokens_BL, model.architecture.special_ids)
-  seen = []
+  inputs, seen = [], []
 
-  def replace(x_BLD):
-    x_ND = x_BLD.reshape(-1, x_BLD.shape[-1]).astype('float32')
-    y_ND = fn(x_ND)
-    seen.extend([x_ND, y_ND])
-    return y_ND.reshape(x_BLD.shape).astype(x_BLD.dtype)
+  def keep(x_BLD):
+    inputs.append(_as_rows(x_BLD))
+    return x_BLD
+
+  def replace(y_BLD):
+    y_ND = _as_rows(y_BLD)
+    y_hat_ND = fn(inputs[0] if inputs else y_ND)
+    seen.extend([y_ND, y_hat_ND])
+    return y_hat_ND.reshape(y_BLD.shape).astype(y_BLD.dtype)
 
   hooks = sites.splice(where, replace, is_text_BL)
+  if source is not None:
+    hooks = {source: keep} | hooks
   logits_BLV = transformer.logits(model, tokens_BL, hooks)
   return logits_BLV, *seen
 
@@ -178,26 +189,31 @@ def _ablated_sums(tokens_BL, model, where, mean_D):
   return sums | {'squared_deviation': deviation}
 
 
-@functools.partial(jax.jit, static_argnames='where')
-def _spliced_sums(tokens_BL, model, where, sae):
+@functools.partial(jax.jit, static_argnames=('where', 'source'))
+def _spliced_sums(tokens_BL, model, where, sae, source):
   """Sums for all that is measured with an SAE spliced in."""
   latents = []
 
   def reconstruct(x_ND):
     latents.append(sae.encode(x_ND))
-    return sae.decode(latents[0])
+    return sae.predict(latents[0], x_ND)
 
-  logits_BLV, x_ND, x_hat_ND = spliced_logits(
-    model, tokens_BL, where, reconstruct
+  logits_BLV, y_ND, y_hat_ND = spliced_logits(
+    model, tokens_BL, where, reconstruct, source
   )
   is_text_N1 = _is_text_N1(model, tokens_BL)
   fired_NM = (latents[0] > 0) * is_text_N1
   return _loss_sums(model, logits_BLV, tokens_BL) | {
     'fired_M': jnp.sum(fired_NM, axis=0),
-    'squared_error': jnp.sum((x_ND - x_hat_ND) ** 2 * is_text_N1),
-    'x_hat_squared': jnp.sum(x_hat_ND**2 * is_text_N1),
-    'x_hat_dot_x': jnp.sum(x_hat_ND * x_ND * is_text_N1),
+    'squared_error': jnp.sum((y_ND - y_hat_ND) ** 2 * is_text_N1),
+    'y_hat_squared': jnp.sum(y_hat_ND**2 * is_text_N1),
+    'y_hat_dot_y': jnp.sum(y_hat_ND * y_ND * is_text_N1),
   }
+
+
+def _as_rows(x_BLD):
+  """Returns rows [B * L, D], float32."""
+  return x_BLD.reshape(-1, x_BLD.shape[-1]).astype('float32')
 
 
 def _loss_sums(model, logits_BLV, tokens_BL):

@@ -10,28 +10,35 @@ from jax import numpy as jnp
 import numpy as np
 
 from jumprelu_jax import errors
-from jumprelu_jax import sae as sae_lib
+from jumprelu_jax.sae import released
 
 FILE_NAME = 'params.npz'
-_KEYS = ('W_enc', 'b_enc', 'W_dec', 'b_dec', 'threshold')
+_MAPS = ('W_enc', 'b_enc', 'W_dec', 'b_dec')
 
 
-def save_npz(sae: sae_lib.SAE, path: str | os.PathLike) -> None:
+def save_npz(sae: released.Released, path: str | os.PathLike) -> None:
   """Writes a folded SAE as float32 arrays under Gemma Scope's names.
 
-  W_enc [D, M], b_enc [M], W_dec [M, D], b_dec [D], threshold [M]. The file is
-  written beside its place and renamed: it is whole or not there.
+  W_enc [D, M], b_enc [M], W_dec [M, D], b_dec [D], threshold [M]. Beyond Gemma
+  Scope: k, a number, where k latents fire instead of a threshold's; W_skip
+  [D, D] where there is one. The file is written beside its place and renamed:
+  it is whole or not there.
   """
   path = pathlib.Path(path)
+  arrays = {key: np.asarray(getattr(sae, key), 'float32') for key in _MAPS}
+  if isinstance(sae, released.TopKSAE):
+    arrays['k'] = np.int64(sae.k)
+  else:
+    arrays['threshold'] = np.asarray(sae.threshold, 'float32')
+  if sae.W_skip is not None:
+    arrays['W_skip'] = np.asarray(sae.W_skip, 'float32')
   aside = path.with_suffix('.partial')
   with aside.open('wb') as file:
-    np.savez(
-      file, **{key: np.asarray(getattr(sae, key), 'float32') for key in _KEYS}
-    )
+    np.savez(file, **arrays)
   os.replace(aside, path)
 
 
-def load_npz(path: str | os.PathLike) -> sae_lib.SAE:
+def load_npz(path: str | os.PathLike) -> released.Released:
   """Reads what `save_npz`, or Gemma Scope, wrote.
 
   Raises:
@@ -42,22 +49,39 @@ def load_npz(path: str | os.PathLike) -> sae_lib.SAE:
     raise errors.InputError(f'{path} does not exist; give a trained SAE.')
   try:
     with np.load(path, allow_pickle=False) as file:
-      arrays = {key: np.asarray(file[key], 'float32') for key in _KEYS}
+      rule = 'k' if 'k' in file else 'threshold'
+      optional = [key for key in ('W_skip',) if key in file]
+      arrays = {key: np.asarray(file[key]) for key in (*_MAPS, rule, *optional)}
   except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
     raise errors.InputError(
-      f'{path} is not a whole params.npz with {", ".join(_KEYS)} ({error}).'
+      f'{path} is not a whole params.npz with {", ".join(_MAPS)} and threshold '
+      f'or k ({error}).'
     ) from error
-  D, M = arrays['b_dec'].size, arrays['b_enc'].size
+  _check_shapes(path, arrays)
+  if rule == 'k':
+    k = int(arrays.pop('k'))
+    return released.TopKSAE(**_as_float32(arrays), k=k)
+  return released.SAE(**_as_float32(arrays))
+
+
+def _check_shapes(path, arrays):
+  D = arrays['W_enc'].size // max(arrays['b_enc'].size, 1)
+  E, M = arrays['b_dec'].size, arrays['b_enc'].size
   expected = {
     'W_enc': (D, M),
     'b_enc': (M,),
-    'W_dec': (M, D),
-    'b_dec': (D,),
+    'W_dec': (M, E),
+    'b_dec': (E,),
     'threshold': (M,),
+    'W_skip': (D, E),
+    'k': (),
   }
-  for key, shape in expected.items():
-    if arrays[key].shape != shape:
+  for key, array in arrays.items():
+    if array.shape != expected[key]:
       raise errors.InputError(
-        f'{path}: {key} has shape {arrays[key].shape}, expected {shape}.'
+        f'{path}: {key} has shape {array.shape}, expected {expected[key]}.'
       )
-  return sae_lib.SAE(**{key: jnp.asarray(arrays[key]) for key in _KEYS})
+
+
+def _as_float32(arrays):
+  return {key: jnp.asarray(a, 'float32') for key, a in arrays.items()}

@@ -41,7 +41,8 @@ class Inputs:
     revision: the model's commit on the hub; '' for a folder.
     architecture: the model's, with the config's BOS and special tokens.
     tokenizer: its tokenizer.
-    where: the site that SAEs are trained at.
+    where: the site that SAEs are trained at, and that transcoders read.
+    target: the site that is predicted; `where` itself but for transcoders.
     harvested: the sites to harvest, `where` among them.
     mesh: the device mesh.
   """
@@ -52,6 +53,7 @@ class Inputs:
   architecture: Architecture
   tokenizer: tokenizers.Tokenizer
   where: sites.Site
+  target: sites.Site
   harvested: tuple[sites.Site, ...]
   mesh: jax.sharding.Mesh
 
@@ -73,8 +75,13 @@ class Inputs:
     """The language model measured without any SAE."""
     rows = self.run.evaluation.sequences_per_batch
     return evaluation.measure_baseline(
-      self.model, self.heldout_NL, self.where, rows
+      self.model, self.heldout_NL, self.target, rows
     )
+
+  @property
+  def trained_on(self) -> tuple[sites.Site, ...]:
+    """The sites whose rows training needs: one, or a transcoder's two."""
+    return tuple(dict.fromkeys((self.where, self.target)))
 
   def plan(self, path: pathlib.Path) -> buckets.Plan:
     """Returns the plan of the run's buckets.
@@ -212,11 +219,13 @@ def prepare(run: config_lib.RunConfig) -> Inputs:
   Raises:
     errors.InputError: something does not fit; nothing has been written.
   """
-  train.check_names(run)
+  train.check(run)
   mesh = sharding.make_mesh(run.mesh.data, run.mesh.latent)
   where = sites.Site(run.lm.site, run.lm.layer)
-  harvested = tuple(map(sites.parse, run.activations.sites)) or (where,)
-  _check_sites(where, harvested)
+  target = _target(run, where)
+  needed = tuple(dict.fromkeys((where, target)))
+  harvested = tuple(map(sites.parse, run.activations.sites)) or needed
+  _check_sites(needed, harvested)
   folder, revision = huggingface.resolve(
     str(embedded.LM) if run.lm.path == config_lib.EMBEDDED else run.lm.path,
     run.lm.revision,
@@ -231,7 +240,15 @@ def prepare(run: config_lib.RunConfig) -> Inputs:
   for source in (*harvest_sources(run.text), *heldout_sources(run.text)):
     sources.read(source)  # raises if there is none
   return Inputs(
-    run, folder, revision, architecture, tokenizer, where, harvested, mesh
+    run,
+    folder,
+    revision,
+    architecture,
+    tokenizer,
+    where,
+    target,
+    harvested,
+    mesh,
   )
 
 
@@ -261,13 +278,31 @@ def _sources(spec, shipped):
   return sources.parse(spec)
 
 
-def _check_sites(where, harvested):
-  if where not in harvested:
+def _target(run, where):
+  """Returns the site to predict: the input's own, or a later one."""
+  lm = run.lm
+  if not lm.target_site:
+    return where
+  layer = lm.layer if lm.target_layer < 0 else lm.target_layer
+  target = sites.Site(lm.target_site, layer)
+  order = list(sites.SITES)
+  places = [(s.layer, order.index(s.name)) for s in (where, target)]
+  if places[0] >= places[1]:
     raise errors.InputError(
-      f'config.activations.sites={tuple(map(str, harvested))} lacks the site '
-      f'to train at, {where}; add it, or set config.lm.site and '
-      'config.lm.layer.'
+      f'config.lm.target_site: {target} does not come after {where}, which a '
+      'transcoder reads; choose a later site.'
     )
+  return target
+
+
+def _check_sites(needed, harvested):
+  for site in needed:
+    if site not in harvested:
+      raise errors.InputError(
+        f'config.activations.sites={tuple(map(str, harvested))} lacks the site '
+        f'to train at, {site}; add it, or set config.lm.site and '
+        'config.lm.layer.'
+      )
   if len(set(harvested)) != len(harvested):
     raise errors.InputError(
       f'config.activations.sites={tuple(map(str, harvested))} has a site '

@@ -1,37 +1,44 @@
-"""What training minimises: squared error plus penalties, which compose.
+"""What training minimises: reconstruction error plus penalties, which compose.
 
-An objective is `(sae, x_BD, coefficients, jump) -> (loss, terms)`: a scalar and
-a dict of scalars to log, float32, on activations of unit mean squared norm. It
-is a sum of the squared error and penalties; a penalty is a function of a
-`Forward` pass and the coefficients. A new loss is a new penalty, and a row of
-OBJECTIVES.
+A penalty is a function of a `Forward` pass and the `Coefficients`, a float32
+scalar, on activations of unit mean squared norm; a reconstruction is a function
+of the same that returns predictions. A run's objective is a list of penalties
+by name, 'l0' or 'tanh+pre_activation'. A new loss is a new function, and a row
+of OBJECTIVES.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-import functools
+import itertools
 
 import flax.struct
 import jax
 from jax import numpy as jnp
 
-from jumprelu_jax import kernels
+from jumprelu_jax import errors
 from jumprelu_jax import ops
-from jumprelu_jax import sae as sae_lib
+from jumprelu_jax import selection
+from jumprelu_jax.sae import maps
+from jumprelu_jax.sae import trained
 
 
 @flax.struct.dataclass
 class Coefficients:
-  """The numbers of an objective that may differ between runs of one program.
+  """The numbers of an objective; those that are no shapes may be traced.
 
   Attributes:
     sparsity_coeff: lambda, weight of the sparsity term.
-    bandwidth: epsilon, width of the straight-through estimator's kernel.
+    bandwidth: epsilon, width of the straight-through estimator's kernel; one,
+      or [M].
     target_l0: L0 that the target penalties aim at.
     frequency_scale: firing frequency at which the quadratic penalty doubles.
     tanh_scale: c of the tanh penalty.
     pre_activation_coeff: weight of the pre-activation term.
+    aux_k_coeff: alpha, weight of AuxK.
+    dead_M: latents that AuxK revives, bool; None without any.
+    aux_k: static; latents that AuxK takes of a row.
+    prefixes: static; latents of each nested SAE (Matryoshka), increasing.
   """
 
   sparsity_coeff: jax.Array | float
@@ -40,45 +47,68 @@ class Coefficients:
   frequency_scale: jax.Array | float = 1.0
   tanh_scale: jax.Array | float = 1.0
   pre_activation_coeff: jax.Array | float = 0.0
-
-
-@flax.struct.dataclass
-class Jump:
-  """Estimator and kernel with which a run's jumps are differentiated.
-
-  Attributes:
-    estimator: static; a value of `ops.ESTIMATORS`.
-    kernel: static; a value of `kernels.KERNELS`.
-  """
-
-  estimator: ops.Estimator = flax.struct.field(
-    pytree_node=False, default=ops.ESTIMATORS['threshold']
-  )
-  kernel: kernels.Kernel = flax.struct.field(
-    pytree_node=False, default=kernels.rectangle
-  )
+  aux_k_coeff: jax.Array | float = 0.0
+  dead_M: jax.Array | None = None
+  aux_k: int = flax.struct.field(pytree_node=False, default=0)
+  prefixes: tuple[int, ...] = flax.struct.field(pytree_node=False, default=())
 
 
 @flax.struct.dataclass
 class Forward:
-  """What penalties see of a pass over a batch.
+  """A pass over a batch.
 
   Attributes:
-    pre_BM: pre-activations, before any ReLU.
-    f_BM: activations.
-    active_BM: 1 where a latent fires, with the estimator's gradient.
-    threshold_M: thresholds.
-    norm_M: norms of the decoder's rows.
+    sae: its parameters.
+    x_BD: input.
+    y_BD: what is to be predicted: the input, or a transcoder's target.
+    encoding: the latents.
+    y_hats: predictions [B, D] that are to be near y; the last is the SAE's.
   """
 
-  pre_BM: jax.Array
-  f_BM: jax.Array
-  active_BM: jax.Array
-  threshold_M: jax.Array
-  norm_M: jax.Array
+  sae: trained.Trained
+  x_BD: jax.Array
+  y_BD: jax.Array
+  encoding: maps.Encoding
+  y_hats: tuple[jax.Array, ...]
+
+  @property
+  def norm_M(self) -> jax.Array:
+    """Norms of the decoder's rows."""
+    return jnp.linalg.norm(self.sae.W_dec, axis=-1)
+
+  @property
+  def residual_BD(self) -> jax.Array:
+    """What the SAE leaves unexplained."""
+    return self.y_BD - self.y_hats[-1]
 
 
 Penalty = Callable[[Forward, Coefficients], jax.Array]
+Reconstruction = Callable[..., tuple[jax.Array, ...]]
+
+
+def whole(
+  sae: trained.Trained, f_BM: jax.Array, x_BD: jax.Array, c: Coefficients
+) -> tuple[jax.Array, ...]:
+  """The reconstruction of all latents, alone."""
+  del c
+  return (sae.predict(f_BM, x_BD),)
+
+
+def nested(
+  sae: trained.Trained, f_BM: jax.Array, x_BD: jax.Array, c: Coefficients
+) -> tuple[jax.Array, ...]:
+  """Matryoshka's: one of each prefix of the latents (arXiv:2503.17547, Eq. 4).
+
+  Each adds the latents that the one before lacks, so that all of them together
+  cost one decoder product.
+  """
+  bounds = itertools.pairwise((0, *c.prefixes))
+  groups = (
+    ops.matmul(f_BM[:, low:high], sae.W_dec[low:high], sae.compute_dtype)
+    for low, high in bounds
+  )
+  bias_BD = sae.b_dec[None] + sae.skip(x_BD)
+  return tuple(y_BD + bias_BD for y_BD in itertools.accumulate(groups))
 
 
 def l0(forward: Forward, c: Coefficients) -> jax.Array:
@@ -93,7 +123,7 @@ def target_l0(forward: Forward, c: Coefficients) -> jax.Array:
 
   Rows that differ in L0 cost, too.
   """
-  l0_B = jnp.sum(forward.active_BM, axis=-1)
+  l0_B = jnp.sum(forward.encoding.active_BM, axis=-1)
   return c.sparsity_coeff * jnp.mean((l0_B / c.target_l0 - 1) ** 2)
 
 
@@ -111,7 +141,7 @@ def quadratic_frequency(forward: Forward, c: Coefficients) -> jax.Array:
   Keeps latents from firing on a large share of rows (Google DeepMind's update
   of March 2025); p0 is `frequency_scale`.
   """
-  p_M = jnp.mean(forward.active_BM, axis=0)
+  p_M = jnp.mean(forward.encoding.active_BM, axis=0)
   return c.sparsity_coeff * jnp.sum(p_M * (1 + p_M / c.frequency_scale))
 
 
@@ -120,7 +150,7 @@ def tanh(forward: Forward, c: Coefficients) -> jax.Array:
 
   lambda E sum over M of tanh(c f ||d||).
   """
-  size_BM = jnp.abs(forward.f_BM) * forward.norm_M[None]
+  size_BM = jnp.abs(forward.encoding.f_BM) * forward.norm_M[None]
   return c.sparsity_coeff * _mean_sum(jnp.tanh(c.tanh_scale * size_BM))
 
 
@@ -130,73 +160,149 @@ def pre_activation(forward: Forward, c: Coefficients) -> jax.Array:
   Pulls the pre-activations of latents that do not fire up to their thresholds,
   so that none stays dead.
   """
-  below_BM = jax.nn.relu(forward.threshold_M[None] - forward.pre_BM)
+  threshold_M = forward.encoding.threshold
+  below_BM = jax.nn.relu(threshold_M[None] - forward.encoding.pre_BM)
   return c.pre_activation_coeff * _mean_sum(below_BM * forward.norm_M[None])
 
 
 def l1(forward: Forward, c: Coefficients) -> jax.Array:
-  """L1: lambda E||f||_1."""
-  return c.sparsity_coeff * _mean_sum(forward.f_BM)
+  """L1: lambda E||f||_1; of Gated SAEs that of the gate (arXiv:2404.16014)."""
+  return c.sparsity_coeff * _mean_sum(forward.encoding.size_BM)
 
 
 def ri_l1(forward: Forward, c: Coefficients) -> jax.Array:
-  """L1 that no rescaling of rows changes: lambda E sum f ||d||."""
-  return c.sparsity_coeff * _mean_sum(forward.f_BM * forward.norm_M[None])
+  """L1 that no rescaling of rows changes: lambda E sum f ||d||.
+
+  Of Anthropic's April 2024, and arXiv:2407.14435, App. D, for Gated SAEs.
+  """
+  size_BM = forward.encoding.size_BM * forward.norm_M[None]
+  return c.sparsity_coeff * _mean_sum(size_BM)
 
 
-def objective(
-  penalties: tuple[Penalty, ...],
-  sae: sae_lib.JumpReLU,
+def gate_error(forward: Forward, c: Coefficients) -> jax.Array:
+  """Squared error of the reconstruction from a Gated SAE's gates alone.
+
+  E||y - y_hat(ReLU(gate))||^2: the gate's only way to learn, as its step has no
+  gradient (arXiv:2407.14435, App. D).
+  """
+  del c
+  y_hat_BD = forward.sae.predict(forward.encoding.size_BM, forward.x_BD)
+  return _mean_sum((forward.y_BD - y_hat_BD) ** 2)
+
+
+def frozen_gate_error(forward: Forward, c: Coefficients) -> jax.Array:
+  """`gate_error` that does not train the decoder (arXiv:2404.16014, Eq. 8)."""
+  frozen = jax.tree.map(jax.lax.stop_gradient, forward.sae)
+  return gate_error(forward.replace(sae=frozen), c)
+
+
+def aux_k(forward: Forward, c: Coefficients) -> jax.Array:
+  """AuxK: dead latents predict what the others left (arXiv:2406.04093, A.2).
+
+  alpha E||e - e_hat||^2 / E||e||^2, e = y - y_hat without a gradient and e_hat
+  = f W_dec of the `aux_k` largest pre-activations among dead latents. 0 while
+  none is dead, or nothing is left.
+  """
+  residual_BD = jax.lax.stop_gradient(forward.residual_BD)
+  dead_1M = c.dead_M[None]
+  # ReLU(-1) is 0: latents that are not dead fill up, and do not fire.
+  pre_BM = jnp.where(dead_1M, forward.encoding.pre_BM, -1)
+  f_BM = selection.top_k(pre_BM, c.aux_k)
+  sae = forward.sae
+  e_hat_BD = ops.matmul(f_BM, sae.W_dec, sae.compute_dtype)
+  total = _mean_sum(residual_BD**2)
+  error = _mean_sum((residual_BD - e_hat_BD) ** 2)
+  is_used = jnp.any(c.dead_M) & (total > 0)
+  return jnp.where(
+    is_used, c.aux_k_coeff * error / jnp.where(total, total, 1), 0
+  )
+
+
+#: Objectives by the names that configs and results.csv use.
+OBJECTIVES: dict[str, tuple[Penalty, ...]] = {
+  'reconstruction': (),
+  'l0': (l0,),
+  'target_l0': (target_l0,),
+  'target_mean_l0': (target_mean_l0,),
+  'quadratic_frequency': (quadratic_frequency,),
+  'tanh': (tanh,),
+  'pre_activation': (pre_activation,),
+  'l1': (l1,),
+  'ri_l1': (ri_l1,),
+  'gated': (l1, frozen_gate_error),
+  'gated_ri_l1': (ri_l1, gate_error),
+  'aux_k': (aux_k,),
+}
+
+
+def split(name: str) -> tuple[str, ...]:
+  """Returns the objectives that 'l0+aux_k' names.
+
+  Raises:
+    errors.InputError: one is not known, or is there twice.
+  """
+  parts = tuple(name.split('+'))
+  unknown = [part for part in parts if part not in OBJECTIVES]
+  if unknown or len(set(parts)) < len(parts):
+    what = (
+      f'{unknown[0]!r} is not known' if unknown else 'a part is there twice'
+    )
+    raise errors.InputError(
+      f'config.objective.name={name!r}: {what}; expected one of '
+      f'{", ".join(OBJECTIVES)}, or several joined by +.'
+    )
+  return parts
+
+
+def penalties(name: str) -> tuple[Penalty, ...]:
+  """Returns the penalties of an objective's name; InputError as `split`."""
+  return tuple(penalty for part in split(name) for penalty in OBJECTIVES[part])
+
+
+def evaluate(
+  reconstruct: Reconstruction,
+  terms: tuple[Penalty, ...],
+  jump: ops.Jump,
+  sae: trained.Trained,
   x_BD: jax.Array,
-  coefficients: Coefficients,
-  jump: Jump = Jump(),  # noqa: B008 (frozen, and holds no array)
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """Mean over B of the squared error, summed over D, plus penalties.
+  y_BD: jax.Array,
+  c: Coefficients,
+) -> tuple[jax.Array, tuple[dict[str, jax.Array], maps.Encoding]]:
+  """Means over B of the squared errors, summed over D, plus penalties.
+
+  Args:
+    reconstruct: `whole` or `nested`.
+    terms: penalties.
+    jump: how jumps are differentiated.
+    sae: parameters.
+    x_BD: input, of unit mean squared norm.
+    y_BD: target; x_BD itself but for transcoders.
+    c: the objective's numbers.
 
   Returns:
-    The loss, and terms 'squared_error' (per row) and 'l0' (latents per row).
+    The loss; scalars to log: 'squared_error' of the SAE (per row), 'l0'
+    (latents per row) and each penalty under 'loss/'; and the latents.
 
   Raises:
     ValueError: the shapes do not agree.
   """
-  bandwidth, threshold_M = coefficients.bandwidth, sae.threshold
-  pre_BM = sae.linear(x_BD)
-  positive_BM = jax.nn.relu(pre_BM)  # see `JumpReLU.pre_activations`
-  f_BM = jump.estimator.jumprelu(
-    positive_BM, threshold_M, bandwidth, jump.kernel
-  )
-  active_BM = jump.estimator.step(
-    positive_BM, threshold_M, bandwidth, jump.kernel
-  )
-  norm_M = jnp.linalg.norm(sae.W_dec, axis=-1)
-  forward = Forward(pre_BM, f_BM, active_BM, threshold_M, norm_M)
-  squared_error = _mean_sum((x_BD - sae.decode(f_BM)) ** 2)
-  loss = squared_error
-  for penalty in penalties:
-    loss += penalty(forward, coefficients)
-  return loss, {'squared_error': squared_error, 'l0': _mean_l0(forward)}
-
-
-def _compose(*penalties):
-  return functools.partial(objective, penalties)
+  encoding = sae.forward(x_BD, jump, c.bandwidth)
+  y_hats = reconstruct(sae, encoding.f_BM, x_BD, c)
+  forward = Forward(sae, x_BD, y_BD, encoding, y_hats)
+  squared_errors = [_mean_sum((y_BD - y_hat_BD) ** 2) for y_hat_BD in y_hats]
+  loss = sum(squared_errors)
+  metrics = {'squared_error': squared_errors[-1], 'l0': _mean_l0(forward)}
+  for term in terms:
+    value = term(forward, c)
+    metrics[f'loss/{term.__name__}'] = value
+    loss += value
+  return loss, (metrics, encoding)
 
 
 def _mean_l0(forward):
-  return _mean_sum(forward.active_BM)
+  return _mean_sum(forward.encoding.active_BM)
 
 
 def _mean_sum(value_BM):
   """Mean over rows of a sum over the rest."""
   return jnp.mean(jnp.sum(value_BM, axis=-1))
-
-
-#: Objectives by the names that configs and results.csv use.
-OBJECTIVES: dict[str, Callable] = {
-  'l0': _compose(l0),
-  'target_l0': _compose(target_l0),
-  'target_mean_l0': _compose(target_mean_l0),
-  'quadratic_frequency': _compose(quadratic_frequency),
-  'tanh': _compose(tanh, pre_activation),
-  'l1': _compose(l1),
-  'ri_l1': _compose(ri_l1),
-}

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import dataclasses
 import functools
 
+import flax.struct
 import jax
 from jax import numpy as jnp
 
@@ -36,7 +37,7 @@ def step(
     pre_BM: encoder pre-activations. Not the activations after the jump: these
       are 0 below the threshold, so half of the window would be lost.
     threshold_M: positive thresholds, float32, in the units of pre_BM.
-    bandwidth: width of the kernel, > 0, same units; may be traced.
+    bandwidth: width of the kernel, > 0, same units, one or [M]; may be traced.
     kernel: unit-mass kernel.
 
   Returns:
@@ -221,10 +222,28 @@ ESTIMATORS = {
 }
 
 
+@flax.struct.dataclass
+class Jump:
+  """Estimator and kernel with which a run's jumps are differentiated.
+
+  Attributes:
+    estimator: static; a value of `ESTIMATORS`.
+    kernel: static; a value of `kernels.KERNELS`.
+  """
+
+  estimator: Estimator = flax.struct.field(
+    pytree_node=False, default=ESTIMATORS['threshold']
+  )
+  kernel: kernels.Kernel = flax.struct.field(
+    pytree_node=False, default=kernels.rectangle
+  )
+
+
 def _density(kernel, pre_BM, threshold_M, bandwidth):
   """K((pre - threshold) / bandwidth) / bandwidth, in float32."""
   distance_BM = pre_BM.astype('float32') - threshold_M[None].astype('float32')
-  return kernel(distance_BM / bandwidth) / bandwidth
+  bandwidth_1M = jnp.reshape(bandwidth, (1, -1))  # of one, or of each latent
+  return kernel(distance_BM / bandwidth_1M) / bandwidth_1M
 
 
 def matmul(a: jax.Array, b: jax.Array, compute_dtype: str) -> jax.Array:

@@ -19,10 +19,12 @@ def remove_gradient_along_decoder_rows() -> optax.GradientTransformation:
   """Removes from each row of W_dec's gradient its part along that row.
 
   Rows have unit norm and keep it, so that part would only disturb Adam's second
-  moment. Needs params with a field W_dec.
+  moment. Leaves alone an SAE whose rows may have any norm.
   """
 
   def update(updates, state, params):
+    if not params.has_unit_decoder:
+      return updates, state
     W_MD, g_MD = params.W_dec, updates.W_dec
     along_M1 = jnp.sum(g_MD * W_MD, axis=-1, keepdims=True)
     return updates.replace(W_dec=g_MD - along_M1 * W_MD), state
@@ -41,61 +43,93 @@ def adam(
   return optax.scale_by_adam(b1=beta1, b2=beta2, eps=epsilon)
 
 
+def persistent_threshold_gradient(decay: float) -> optax.GradientTransformation:
+  """Averages the thresholds' gradients over the last steps, before Adam.
+
+  The estimator sees few rows in a window of one batch; an average over about
+  1 / (1 - decay) batches is one over as many more, of thresholds that have
+  moved a little since. Corrected for its start at zero. Not from the paper.
+  """
+  average = optax.ema(decay, debias=True)
+
+  def is_threshold(tree):
+    return jax.tree_util.tree_map_with_path(
+      lambda path, _: _is_threshold(path), tree
+    )
+
+  return optax.masked(average, is_threshold)
+
+
+#: Share of the learning rate by the share of the decay that remains.
+DECAYS = {
+  'cosine': lambda remaining: 0.5 * (1 - jnp.cos(jnp.pi * remaining)),
+  'linear': lambda remaining: remaining,
+}
+
+
 def learning_rate_schedule(
-  peak: float, *, warmup_steps: int, decay_steps: int, total_steps: int
+  peak: float,
+  *,
+  warmup_steps: int,
+  decay_steps: int,
+  total_steps: int,
+  decay: str = 'cosine',
 ) -> optax.Schedule:
-  """Cosine warm-up from peak / 10; constant; cosine decay to zero at the end.
+  """Cosine warm-up from peak / 10; constant; decay to zero at the end.
 
   Args:
     peak: learning rate between warm-up and decay.
     warmup_steps: steps of warm-up, may be 0.
     decay_steps: steps of decay before the last one, may be 0.
     total_steps: steps of the run.
+    decay: a name in DECAYS.
   """
 
   def schedule(step):
     warmup = jnp.clip((step + 1) / max(warmup_steps, 1), 0, 1)
     warmup = 0.1 + 0.9 * 0.5 * (1 - jnp.cos(jnp.pi * warmup))
     remaining = jnp.clip((total_steps - step) / max(decay_steps, 1), 0, 1)
-    decay = 0.5 * (1 - jnp.cos(jnp.pi * remaining))
-    return peak * warmup * decay
+    return peak * warmup * DECAYS[decay](remaining)
 
   return schedule
 
 
 def make(
-  config: config_lib.OptimizerConfig,
-  total_steps: int,
-  *,
-  has_unit_decoder: bool = True,
+  config: config_lib.OptimizerConfig, total_steps: int
 ) -> optax.GradientTransformation:
   """Returns the whole optimizer, the thresholds at their own learning rate.
 
   Args:
     config: rates and decays.
     total_steps: of the run.
-    has_unit_decoder: decoder rows keep unit norm, so gradients are projected.
   """
   schedule = learning_rate_schedule(
     1.0,
     warmup_steps=config.warmup_steps,
     decay_steps=round(config.decay_fraction * total_steps),
     total_steps=total_steps,
+    decay=config.decay,
   )
 
   def scale(path, update):
-    is_threshold = path[-1].name.endswith('threshold')
-    rate = (
-      config.threshold_learning_rate if is_threshold else (config.learning_rate)
-    )
-    return rate * update
+    if _is_threshold(path):
+      return config.threshold_learning_rate * update
+    return config.learning_rate * update
 
-  projection = remove_gradient_along_decoder_rows()
+  parts = [remove_gradient_along_decoder_rows()]
+  if config.max_gradient_norm:
+    parts.append(optax.clip_by_global_norm(config.max_gradient_norm))
+  if config.threshold_gradient_decay:
+    parts.append(persistent_threshold_gradient(config.threshold_gradient_decay))
   return optax.chain(
-    projection if has_unit_decoder else optax.identity(),
+    *parts,
     adam(config.beta1, config.beta2, config.epsilon),
     optax.stateless(
       lambda updates, _: jax.tree_util.tree_map_with_path(scale, updates)
     ),
     optax.scale_by_learning_rate(schedule),
   )
+
+
+def _is_threshold(path):
+  return path[-1].name.endswith('threshold')

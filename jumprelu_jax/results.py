@@ -30,12 +30,12 @@ def write(rows: Sequence[dict[str, object]], path: str | os.PathLike) -> None:
 def format_table(rows: Sequence[dict[str, object]]) -> str:
   """Returns the columns that matter most as text for a terminal."""
   names = (
-      'sparsity_coeff', 'l0', 'fvu', 'delta_lm_loss', 'loss_recovered',
-      'dead_fraction', 'l0_settled',
+      'architecture', 'objective', 'sparsity_coeff', 'k', 'l0', 'fvu',
+      'delta_lm_loss', 'loss_recovered', 'dead_fraction', 'l0_settled',
   )  # fmt: skip
   cells = [names] + [
     tuple(
-      f'{row[name]:.4g}' if isinstance(row[name], float) else str(row[name])
+      f'{row[name]:.4g}' if isinstance(row[name], float) else _shown(row[name])
       for name in names
     )
     for row in rows
@@ -45,6 +45,10 @@ def format_table(rows: Sequence[dict[str, object]]) -> str:
     '  '.join(cell.rjust(w) for cell, w in zip(line, widths, strict=True))
     for line in cells
   )
+
+
+def _shown(value):
+  return '-' if value is None else str(value)
 
 
 def _cell(value):

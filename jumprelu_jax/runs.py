@@ -21,6 +21,7 @@ import re
 
 import jax
 
+from jumprelu_jax import architectures
 from jumprelu_jax import config as config_lib
 from jumprelu_jax import errors
 from jumprelu_jax import evaluation
@@ -31,6 +32,7 @@ from jumprelu_jax import train
 from jumprelu_jax import writer
 from jumprelu_jax.activations import batches as batches_lib
 from jumprelu_jax.activations import harvest as harvest_lib
+from jumprelu_jax.activations import pairs
 from jumprelu_jax.activations import places
 from jumprelu_jax.activations import store as store_lib
 from jumprelu_jax.lm import sites
@@ -62,24 +64,23 @@ def claim(workdir: str | os.PathLike, run: config_lib.RunConfig) -> None:
 
 
 def run_all(
-  inputs: inputs_lib.Inputs, coeffs: Sequence[float], workdir: str | os.PathLike
+  inputs: inputs_lib.Inputs,
+  runs: Sequence[config_lib.RunConfig],
+  workdir: str | os.PathLike,
 ) -> list[dict[str, object]]:
-  """Harvests, trains and evaluates an SAE for each coefficient.
+  """Harvests, trains and evaluates an SAE for each config.
 
   Args:
-    inputs: from `inputs.prepare`.
-    coeffs: sparsity coefficients.
+    inputs: from `inputs.prepare`; the configs differ from its own in no more
+      than what `sweeps.expand` fills, or in other parts of training.
+    runs: a config for each SAE.
     workdir: a folder that `claim` has accepted.
 
   Returns:
     The rows of results.csv, which is written.
   """
   workdir = pathlib.Path(workdir)
-  runs = [
-    inputs.run.with_values({'objective.sparsity_coeff': coeff})
-    for coeff in coeffs
-  ]
-  folders = [workdir / sae_folder_name(run) for run in runs]
+  folders = [workdir / architectures.name(run) for run in runs]
   pending = [
     (run, folder)
     for run, folder in zip(runs, folders, strict=True)
@@ -95,14 +96,6 @@ def run_all(
     rows.append(json.loads(path.read_text()))
   results.write(rows, workdir / 'results.csv')
   return rows
-
-
-def sae_folder_name(run: config_lib.RunConfig) -> str:
-  """Returns the name of an SAE's folder inside a run's."""
-  return (
-    f'{run.sae.architecture}_{run.objective.name}_'
-    f'{run.objective.sparsity_coeff:g}'
-  )
 
 
 def harvest(
@@ -150,18 +143,22 @@ def open_shards(
   config = inputs.run.activations
   if config.mode == 'live':
     plan = inputs.plan(workdir / 'sequences.npy')
-    return harvest_lib.Live(plan, inputs.tap((inputs.where,)))
+    return harvest_lib.Live(plan, inputs.tap(inputs.trained_on))
   folder = config.store or str(workdir / 'activations')
   if not config.store:
     harvest(inputs, folder)
-  store = _open_store(inputs, inputs.where, site_folder(folder, inputs.where))
-  if not store.is_complete:
-    raise errors.InputError(
-      f'config.activations.store={config.store}: {len(store.missing)} of '
-      f'{store.description.num_shards} shards are not there; finish it with '
-      'experiments.harvest.'
-    )
-  return store
+  stores = [
+    _open_store(inputs, site, site_folder(folder, site))
+    for site in inputs.trained_on
+  ]
+  for store in stores:
+    if not store.is_complete:
+      raise errors.InputError(
+        f'config.activations.store={config.store}: {len(store.missing)} of '
+        f'{store.description.num_shards} shards are not there; finish it with '
+        'experiments.harvest.'
+      )
+  return stores[0] if len(stores) == 1 else pairs.PairedStores(*stores)
 
 
 def evaluate_folder(
@@ -184,18 +181,20 @@ def evaluate_folder(
     sae,
     inputs.model,
     inputs.heldout_NL,
-    inputs.where,
+    inputs.target,
     run.evaluation.sequences_per_batch,
     inputs.baseline,
+    source=None if inputs.target == inputs.where else inputs.where,
   )
+  has_k = architectures.of(run).sparsity == architectures.K
   return {
     'architecture': run.sae.architecture,
     'objective': run.objective.name,
-    'sparsity_coeff': run.objective.sparsity_coeff,
-    'k': None,
+    'sparsity_coeff': None if has_k else run.objective.sparsity_coeff,
+    'k': run.sae.k if has_k else None,
     'seed': run.seed,
     'model': inputs_lib.model_name(run),
-    'site': run.lm.site,
+    'site': _site_name(run),
     'layer': run.lm.layer,
     'd_model': d_model,
     'num_latents': num_latents,
@@ -206,6 +205,14 @@ def evaluate_folder(
       writer.read_curve(folder), run.train.steps
     ),
   }
+
+
+def _site_name(run):
+  """Returns the name of a run's site, with a transcoder's target."""
+  if not run.lm.target_site:
+    return run.lm.site
+  layer = '' if run.lm.target_layer < 0 else f'/{run.lm.target_layer}'
+  return f'{run.lm.site}->{run.lm.target_site}{layer}'
 
 
 def load_run(folder: str | os.PathLike) -> config_lib.RunConfig:
@@ -248,9 +255,9 @@ def _train(run, inputs, shards, folder):
   """Trains one SAE and writes it folded; the SAE is the last file written."""
   folder.mkdir(exist_ok=True)
   _write_json(folder / 'config.json', run.to_dict())
-  sae = train.fit(run, shards, inputs.mesh, folder)
-  sae = jax.device_get(sae)
-  export.save_npz(sae.fold(shards.scale), folder / export.FILE_NAME)
+  state = jax.device_get(train.fit(run, shards, inputs.mesh, folder))
+  sae = train.release(run, state, shards.scales)
+  export.save_npz(sae, folder / export.FILE_NAME)
 
 
 def _check_same_config(path, run):

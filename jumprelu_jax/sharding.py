@@ -20,8 +20,10 @@ PyTree = TypeVar('PyTree')
 RULES = (
   (r'W_enc$', P(None, 'latent')),
   (r'W_dec$', P('latent', None)),
-  (r'(b_enc|threshold)$', P('latent')),
-  (r'(b_dec|step|count)$', P()),
+  (r'components/.*_M$', P('latent')),
+  (r'components/', P()),
+  (r'(b_enc|b_gate|b_mag|r_mag|threshold)$', P('latent')),
+  (r'(W_skip|b_dec|step|count)$', P()),
   (r'(embed|head)_VD$', P('latent', None)),
   (r'blocks/W_[qkv]_D[HG]K$', P(None, None, 'latent', None)),
   (r'blocks/b_[qkv]_[HG]K$', P(None, 'latent', None)),

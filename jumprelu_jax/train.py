@@ -7,6 +7,7 @@ mesh, feeds it, and keeps checkpoints and curves.
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Mapping
 import contextlib
 import dataclasses
 import functools
@@ -19,7 +20,9 @@ from jax import numpy as jnp
 import numpy as np
 import optax
 
+from jumprelu_jax import architectures
 from jumprelu_jax import checkpoint
+from jumprelu_jax import components as components_lib
 from jumprelu_jax import config as config_lib
 from jumprelu_jax import errors
 from jumprelu_jax import kernels
@@ -27,33 +30,12 @@ from jumprelu_jax import objectives
 from jumprelu_jax import ops
 from jumprelu_jax import optim
 from jumprelu_jax import progress
-from jumprelu_jax import sae as sae_lib
 from jumprelu_jax import sharding
 from jumprelu_jax import writer
 from jumprelu_jax.activations import batches as batches_lib
-
-
-@dataclasses.dataclass(frozen=True)
-class Architecture:
-  """How an architecture is begun and kept.
-
-  Attributes:
-    init: its initialiser.
-    has_unit_decoder: decoder rows keep unit norm.
-  """
-
-  init: Callable
-  has_unit_decoder: bool = True
-
-
-#: Architectures by the names that configs and results.csv use.
-ARCHITECTURES = {
-  'jumprelu': Architecture(sae_lib.init_jumprelu),
-  'jumprelu_raw_threshold': Architecture(sae_lib.init_raw_threshold_jumprelu),
-  'jumprelu_free_norm': Architecture(
-    sae_lib.init_free_norm_jumprelu, has_unit_decoder=False
-  ),
-}
+from jumprelu_jax.sae import biases
+from jumprelu_jax.sae import released
+from jumprelu_jax.sae import trained
 
 
 @flax.struct.dataclass
@@ -64,60 +46,72 @@ class TrainState:
     step: steps taken, int32 scalar.
     sae: parameters, float32.
     opt_state: the optimizer's state.
+    components: name → state of each component.
   """
 
   step: jax.Array
-  sae: sae_lib.JumpReLU
+  sae: trained.Trained
   opt_state: optax.OptState
+  components: dict[str, components_lib.State]
 
 
-def check_names(run: config_lib.RunConfig) -> None:
-  """Raises InputError unless the config's names are known."""
-  for key, name, table in (
-    ('sae.architecture', run.sae.architecture, ARCHITECTURES),
-    ('objective.name', run.objective.name, objectives.OBJECTIVES),
-    ('objective.kernel', run.objective.kernel, kernels.KERNELS),
-    ('objective.estimator', run.objective.estimator, ops.ESTIMATORS),
+def check(run: config_lib.RunConfig) -> None:
+  """Raises InputError unless the config's names are known and fit together."""
+  for key, names, table in (
+    ('kernel', [run.objective.kernel], kernels.KERNELS),
+    ('estimator', [run.objective.estimator], ops.ESTIMATORS),
+    ('components', run.objective.components, components_lib.OPTIONAL),
   ):
-    if name not in table:
-      raise errors.InputError(
-        f'config.{key}={name!r} is not known; expected one of '
-        f'{", ".join(table)}.'
-      )
+    for name in names:
+      if name not in table:
+        raise errors.InputError(
+          f'config.objective.{key}={name!r} is not known; expected one of '
+          f'{", ".join(table)}.'
+        )
+  architectures.check(run)
 
 
 def init_state(
-  run: config_lib.RunConfig, d_model: int, key: jax.Array
+  run: config_lib.RunConfig, widths: tuple[int, ...], key: jax.Array
 ) -> TrainState:
-  """Returns the state before the first step; `key` is consumed."""
-  sae = ARCHITECTURES[run.sae.architecture].init(
-    key,
-    d_model,
-    run.sae.num_latents,
-    initial_threshold=run.sae.initial_threshold,
-    use_pre_encoder_bias=run.sae.use_pre_encoder_bias,
-    compute_dtype=run.sae.compute_dtype,
-  )
-  tx = _optimizer(run)
-  return TrainState(jnp.zeros((), 'int32'), sae, tx.init(sae))
+  """Returns the state before the first step; `key` is consumed.
+
+  Args:
+    run: the config.
+    widths: sizes of an activation: the input's, and a transcoder's target's.
+    key: a JAX random key.
+  """
+  sae = architectures.of(run).init(key, widths, run.sae)
+  tx = optim.make(run.optimizer, run.train.steps)
+  states = {
+    name: component.init(run.sae.num_latents)
+    for name, component in components_of(run).items()
+  }
+  return TrainState(jnp.zeros((), 'int32'), sae, tx.init(sae), states)
 
 
-def _optimizer(run):
-  architecture = ARCHITECTURES[run.sae.architecture]
-  return optim.make(
-    run.optimizer,
-    run.train.steps,
-    has_unit_decoder=architecture.has_unit_decoder,
+def components_of(
+  run: config_lib.RunConfig,
+) -> dict[str, components_lib.Component]:
+  """Returns a run's components by name, in the order in which they act."""
+  names = (
+    'tokens_since_fired',
+    *architectures.of(run).components,
+    *run.objective.components,
   )
+  return {
+    name: components_lib.COMPONENTS[name](run.objective) for name in names
+  }
 
 
 def train_step(
   state: TrainState,
   x_BD: jax.Array,
+  y_BD: jax.Array,
   coefficients: objectives.Coefficients,
   *,
   objective: Callable,
-  jump: objectives.Jump,
+  components: Mapping[str, components_lib.Component],
   tx: optax.GradientTransformation,
   sparsity_warmup_steps: int,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -126,9 +120,10 @@ def train_step(
   Args:
     state: the state before.
     x_BD: activations of unit mean squared norm, float32.
-    coefficients: lambda (after its warm-up) and bandwidth.
-    objective: one of `objectives`.
-    jump: how jumps are differentiated.
+    y_BD: what to predict: the same, or a transcoder's target.
+    coefficients: lambda (after its warm-up), bandwidth and the rest.
+    objective: (sae, x_BD, y_BD, coefficients) → as `objectives.evaluate`.
+    components: by the names of their states.
     tx: the optimizer.
     sparsity_warmup_steps: lambda rises linearly from 0 over these steps.
 
@@ -142,38 +137,63 @@ def train_step(
     sparsity_coeff=warm * coefficients.sparsity_coeff
   )
 
-  def loss_fn(sae):
-    return objective(sae, x_BD, coefficients, jump)
+  for name, component in components.items():
+    coefficients = component.before(state.components[name], coefficients)
 
-  (loss, terms), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.sae)
+  def loss_fn(sae):
+    return objective(sae, x_BD, y_BD, coefficients)
+
+  (loss, (terms, encoding)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+    state.sae
+  )
   updates, opt_state = tx.update(grads, state.opt_state, state.sae)
   sae = optax.apply_updates(state.sae, updates).constrain()
+  states = {
+    name: component.after(state.components[name], encoding, coefficients)
+    for name, component in components.items()
+  }
   metrics = terms | {
     'loss': loss,
     'sparsity_coeff': coefficients.sparsity_coeff,
-    'mean_threshold': jnp.mean(sae.threshold),
+    'mean_threshold': jnp.mean(encoding.threshold),
+    'dead_fraction': jnp.mean(coefficients.dead_M, dtype='float32'),
   }
-  return TrainState(state.step + 1, sae, opt_state), metrics
+  return TrainState(state.step + 1, sae, opt_state, states), metrics
+
+
+def objective_of(run: config_lib.RunConfig) -> Callable:
+  """Returns a run's objective: `objectives.evaluate` of the last arguments."""
+  jump = ops.Jump(
+    ops.ESTIMATORS[run.objective.estimator],
+    kernels.KERNELS[run.objective.kernel],
+  )
+  return functools.partial(
+    objectives.evaluate,
+    architectures.of(run).reconstruct,
+    objectives.penalties(run.objective.name),
+    jump,
+  )
 
 
 @functools.lru_cache(maxsize=8)
-def _compile(run, d_model, mesh):
+def _compile(run, widths, mesh):
   """Returns (init, step) jitted for a mesh; shared by runs alike but lambda."""
-  init = functools.partial(init_state, run, d_model)
+  init = functools.partial(init_state, run, widths)
   shardings = sharding.of_tree(mesh, jax.eval_shape(init, jax.random.key(0)))
   step = functools.partial(
     train_step,
-    objective=objectives.OBJECTIVES[run.objective.name],
-    jump=objectives.Jump(
-      ops.ESTIMATORS[run.objective.estimator],
-      kernels.KERNELS[run.objective.kernel],
-    ),
-    tx=_optimizer(run),
+    objective=objective_of(run),
+    components=components_of(run),
+    tx=optim.make(run.optimizer, run.train.steps),
     sparsity_warmup_steps=run.objective.sparsity_warmup_steps,
   )
 
   def step_on_rows(state, rows_BD, scale, coefficients):
-    return step(state, rows_BD.astype('float32') / scale, coefficients)
+    rows_BD = rows_BD.astype('float32') / scale
+    x_BD, y_BD = rows_BD, rows_BD
+    if len(widths) == 2:
+      x_BD, y_BD = jnp.split(rows_BD, widths[:1], axis=1)
+    return step(state, x_BD, y_BD, coefficients)
 
   jitted_step = jax.jit(
     step_on_rows,
@@ -185,17 +205,18 @@ def _compile(run, d_model, mesh):
 
 
 def compile_for(
-  run: config_lib.RunConfig, d_model: int, mesh: jax.sharding.Mesh
+  run: config_lib.RunConfig, widths: tuple[int, ...], mesh: jax.sharding.Mesh
 ) -> tuple[Callable, Callable]:
   """Returns (init, step): `init_state` of a key and `train_step`, jitted.
 
   The step takes rows as they are stored and their scale (state, rows_BD, scale,
   coefficients), so that what is copied to the device is no wider than the
-  store. The state is born sharded and is donated by each step. Runs that differ
-  only in the objective's coefficients share one program.
+  store; a transcoder's rows are input and target side by side. The state is
+  born sharded and is donated by each step. Runs that differ only in the
+  objective's coefficients share one program.
   """
   shared = run.with_values({'objective.sparsity_coeff': 0.0})
-  return _compile(shared, d_model, mesh)
+  return _compile(shared, widths, mesh)
 
 
 def fit(
@@ -203,7 +224,7 @@ def fit(
   shards: batches_lib.Shards,
   mesh: jax.sharding.Mesh,
   folder: str | pathlib.Path,
-) -> sae_lib.JumpReLU:
+) -> TrainState:
   """Trains one SAE, from its last checkpoint if the folder has one.
 
   Args:
@@ -213,21 +234,22 @@ def fit(
     folder: gets `checkpoints/`, `metrics.jsonl` and `tensorboard/`.
 
   Returns:
-    The trained parameters.
+    The state after the last step; `release` makes an SAE of it.
 
   Raises:
     errors.InputError: a shard is damaged.
     FloatingPointError: the loss is not finite.
   """
-  init, step_fn = compile_for(run, shards.d_model, mesh)
+  init, step_fn = compile_for(run, shards.widths, mesh)
   state = init(jax.random.key(run.seed))
   checkpointer = checkpoint.Checkpointer(pathlib.Path(folder) / 'checkpoints')
-  start, state = checkpointer.restore_latest(state) or (0, state)
+  restored = checkpointer.restore_latest(state)
+  start, state = restored or (0, _with_biases(state, run, shards))
   curve = writer.CurveWriter(folder, first_step=start)
   scale, coefficients = jax.device_put(
-    (np.float32(shards.scale), coefficients_of(run)), sharding.replicated(mesh)
+    (_scale(shards), coefficients_of(run)), sharding.replicated(mesh)
   )
-  label = f'train {run.objective.sparsity_coeff:g}'
+  label = f'train {architectures.name(run)}'
   began, pending = time.perf_counter(), []
   with (
     progress.track(label, run.train.steps, 'steps', start) as bar,
@@ -250,7 +272,42 @@ def fit(
     _report_waiting(label, batches.wait_s, time.perf_counter() - began)
   curve.close()
   checkpointer.close()
-  return state.sae
+  return state
+
+
+def release(
+  run: config_lib.RunConfig, state: TrainState, scales: tuple[float, ...]
+) -> released.Released:
+  """Returns the SAE of a state, folded: raw activations in and out."""
+  architecture = architectures.of(run)
+  return architecture.release(state.sae, state.components, scales)
+
+
+def _scale(shards):
+  """Returns what rows are divided by: a number, or one for each column."""
+  scales = np.array(shards.scales, 'float32')
+  return scales[0] if len(scales) == 1 else np.repeat(scales, shards.widths)
+
+
+# Rows from which initial biases are made.
+_BIAS_ROWS = 8192
+
+
+def _with_biases(state, run, shards):
+  """Returns a first state with biases made from the first rows, if wanted."""
+  if not biases.are_wanted(run.sae):
+    return state
+  size = run.train.batch_size
+  count = -(-_BIAS_ROWS // size)
+  with contextlib.closing(
+    batches_lib.Batches(shards, size, run.seed, num_steps=count)
+  ) as batches:
+    rows_ND = np.concatenate([batches[step] for step in range(count)])
+  rows_ND = rows_ND.astype('float32') / _scale(shards)
+  x_ND, y_ND = rows_ND[:, : shards.widths[0]], rows_ND[:, -shards.widths[-1] :]
+  sae = biases.from_data(state.sae, x_ND, y_ND, run.sae)
+  layout = jax.tree.map(lambda leaf: leaf.sharding, state.sae)
+  return state.replace(sae=jax.device_put(sae, layout))
 
 
 @contextlib.contextmanager
@@ -270,8 +327,12 @@ def _prefetched(run, shards, start):
 
 def coefficients_of(run: config_lib.RunConfig) -> objectives.Coefficients:
   """Returns the numbers of a run's objective, float32."""
-  names = [f.name for f in dataclasses.fields(objectives.Coefficients)]
-  values = {name: np.float32(getattr(run.objective, name)) for name in names}
+  values = {}
+  for field in dataclasses.fields(objectives.Coefficients):
+    if hasattr(run.objective, field.name):
+      value = getattr(run.objective, field.name)
+      is_traced = field.metadata.get('pytree_node', True)
+      values[field.name] = np.float32(value) if is_traced else value
   return objectives.Coefficients(**values)
 
 

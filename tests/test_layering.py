@@ -10,11 +10,11 @@ import jumprelu_jax
 PACKAGE = pathlib.Path(jumprelu_jax.__file__).parent
 LAYERS = (
   {'errors', 'shapes', 'progress', 'writer', 'embedded', 'results', 'kernels'},
-  {'config', 'config_checks', 'text', 'ops'},
+  {'config', 'config_checks', 'text', 'ops', 'selection'},
   {'sharding', 'sae', 'optim', 'checkpoint', 'lm'},
-  {'objectives', 'export', 'activations'},
+  {'objectives', 'components', 'architectures', 'export', 'activations'},
   {'train', 'evaluation'},
-  {'plot', 'inputs', 'runs'},
+  {'plot', 'inputs', 'sweeps', 'runs'},
 )
 LAYER = {name: i for i, names in enumerate(LAYERS) for name in names}
 FILES = sorted(PACKAGE.rglob('*.py'))

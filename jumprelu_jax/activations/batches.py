@@ -30,12 +30,12 @@ class Shards(Protocol):
     """Rows of each shard; may be 0."""
 
   @property
-  def scale(self) -> float:
-    """Rows are to be divided by this."""
+  def widths(self) -> tuple[int, ...]:
+    """Sizes of a row's parts: (D,), or (D, E) where a target E is beside it."""
 
   @property
-  def d_model(self) -> int:
-    """D, size of a row."""
+  def scales(self) -> tuple[float, ...]:
+    """What each part of a row is to be divided by."""
 
   def open(self, index: int) -> formats.Reader:
     """Returns the rows of a shard; may take long."""

@@ -11,6 +11,8 @@ from concurrent import futures
 import contextlib
 import os
 
+import numpy as np
+
 from jumprelu_jax import errors
 from jumprelu_jax import progress
 from jumprelu_jax.activations import buckets
@@ -82,16 +84,17 @@ def harvest(
 class Live:
   """Shards that are made when they are opened (see `batches.Shards`).
 
-  Holds what `buckets.make` needs and no rows; whoever reads does.
+  Rows of several sites lie side by side. Holds what `buckets.make` needs and no
+  rows; whoever reads does.
   """
 
   def __init__(self, plan: buckets.Plan, tap: buckets.Tap):
-    """Makes the first bucket, whose norm is the scale.
+    """Makes the first bucket, whose norms are the scales.
 
     Args:
       plan: what decides the buckets; without a norm filter, whose rows are not
         known before the model has run.
-      tap: the model, at one site.
+      tap: the model, at one site, or at a transcoder's two.
     """
     assert not plan.max_norm_multiple
     self._plan, self._tap = plan, tap
@@ -102,15 +105,16 @@ class Live:
         'The first bucket holds no text, whose norm would be the scale; take '
         'more of it, or larger buckets.'
       )
-    self.d_model = first.rows[0].shape[1]
-    self.scale = sidecars.scale(
-      sidecars.describe(first.rows[0], first.origin_N3, 0)
+    self.widths = tuple(rows_ND.shape[1] for rows_ND in first.rows)
+    self.scales = tuple(
+      sidecars.scale(sidecars.describe(rows_ND, first.origin_N3, 0))
+      for rows_ND in first.rows
     )
 
   def open(self, index: int) -> formats.Reader:
     """Returns the rows of a bucket, run through the model now."""
-    (rows_ND,) = buckets.make(self._plan, self._tap, index).rows
-    return rows_ND
+    rows = buckets.make(self._plan, self._tap, index).rows
+    return rows[0] if len(rows) == 1 else np.concatenate(rows, axis=1)
 
 
 def _make_and_write(plan, tap, indices, write):

@@ -126,6 +126,16 @@ class Store:
     return self._total('scale', 'shard 0 of it')
 
   @property
+  def widths(self) -> tuple[int, ...]:
+    """(D,): of a row that is input and target in one."""
+    return (self.d_model,)
+
+  @property
+  def scales(self) -> tuple[float, ...]:
+    """(scale,), as `widths`."""
+    return (self.scale,)
+
+  @property
   def mean_D(self) -> np.ndarray:
     """Mean of all rows, float64, not divided by the scale."""
     return np.array(self._total('mean', 'it'))

@@ -1,0 +1,1 @@
+"""Sparse autoencoders: as they are trained, and as they are released."""

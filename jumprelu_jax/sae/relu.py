@@ -1,0 +1,46 @@
+"""ReLU SAEs with free decoder norms (Anthropic, April 2024)."""
+
+from __future__ import annotations
+
+import flax.struct
+import jax
+from jax import numpy as jnp
+
+from jumprelu_jax import config as config_lib
+from jumprelu_jax.sae import maps
+from jumprelu_jax.sae import trained
+
+
+@flax.struct.dataclass(kw_only=True)
+class ReLU(trained.Trained):
+  """f = ReLU(x W_enc + b_enc); released with thresholds of zero.
+
+  Attributes:
+    b_enc: encoder bias [M].
+  """
+
+  b_enc: jax.Array
+
+  has_unit_decoder = False
+
+  @property
+  def threshold(self) -> jax.Array:
+    """Zeros [M]."""
+    return jnp.zeros_like(self.b_enc)
+
+  def forward(self, x_BD, jump, bandwidth):
+    """Returns the latents as training sees them."""
+    del jump, bandwidth
+    pre_BM = self.linear(x_BD)
+    f_BM = jax.nn.relu(pre_BM)
+    return maps.Encoding(pre_BM, f_BM, maps.fired(f_BM), f_BM, self.threshold)
+
+
+def init(
+  key: jax.Array, widths: tuple[int, ...], config: config_lib.SAEConfig
+) -> ReLU:
+  """Returns initial parameters; arguments as `trained.initial_maps`."""
+  return ReLU(
+    b_enc=jnp.zeros(config.num_latents),
+    **trained.initial_maps(key, widths, config),
+  )
