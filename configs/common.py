@@ -71,7 +71,8 @@ def gemma_scope() -> config_dict.ConfigDict:
     'dead_after_tokens': 10_000_000,
     'prefixes': (),
     'components': (),
-    'controller_rate': 0.003,
+    'controller_gain': 2.0,
+    'controller_rate': 0.02,
     'window_rows': 4.0,
   }
   c.optimizer = {
@@ -112,6 +113,12 @@ def parse_arg(arg: str) -> bool:
   return arg == 'quick'
 
 
+def sweep(c: config_dict.ConfigDict, *saes: str) -> None:
+  """Sweeps 'architecture/objective/sparsity/…'; the first is the run's own."""
+  c.sweep.saes = saes
+  c.sae.architecture, c.objective.name, *_ = saes[0].split('/')
+
+
 def read_the_pile(c: config_dict.ConfigDict, *, tokens: int) -> None:
   """Harvests tokens from the Pile's training split; evaluates on another."""
   pile = 'hf://datasets/monology/pile-uncopyrighted'
@@ -136,4 +143,9 @@ def shorten(c: config_dict.ConfigDict) -> None:
   }
   c.evaluation.sequences = 8
   c.mesh = {'data': 1, 'latent': 1}
-  c.sweep.saes = ('jumprelu/l0/1e-3/1e-2',)
+  c.sae.k = 16
+  if c.objective.prefixes:
+    c.objective.prefixes = (64, 128, 256)
+  c.objective.aux_k = 64
+  # The first architecture at its first two sparsities.
+  c.sweep.saes = ('/'.join(c.sweep.saes[0].split('/')[:4]),)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 from typing import NamedTuple
 
+import jax
 from jax import numpy as jnp
 
 from jumprelu_jax import config as config_lib
@@ -26,18 +27,36 @@ def _keep(state, coefficients):
   return coefficients
 
 
+class Seen(NamedTuple):
+  """What a step shows to components.
+
+  Attributes:
+    encoding: the latents.
+    coefficients: the objective's numbers, as the step used them.
+    squared_error: of the SAE, mean over rows.
+    penalty: what the objective adds to it.
+    warmth: share of lambda that its warm-up allowed.
+  """
+
+  encoding: maps.Encoding
+  coefficients: objectives.Coefficients
+  squared_error: jax.Array
+  penalty: jax.Array
+  warmth: jax.Array
+
+
 class Component(NamedTuple):
   """Three pure functions.
 
   Attributes:
     init: num_latents → state. A leaf whose name ends in _M lies on the mesh as
       latents do (`sharding.RULES`).
-    after: state, encoding, coefficients → state after a step.
-    before: state, coefficients → coefficients of the step.
+    after: (state, seen) → state after a step.
+    before: (state, coefficients) → coefficients of the step.
   """
 
   init: Callable[[int], State]
-  after: Callable[[State, maps.Encoding, objectives.Coefficients], State]
+  after: Callable[[State, Seen], State]
   before: Callable[
     [State, objectives.Coefficients], objectives.Coefficients
   ] = _keep
@@ -50,11 +69,10 @@ _MOST_TOKENS = 2**30
 def tokens_since_fired(config: config_lib.ObjectiveConfig) -> Component:
   """Counts tokens since each latent fired; gives AuxK the dead ones."""
 
-  def after(state, encoding, coefficients):
-    del coefficients
-    fired_M = jnp.any(encoding.active_BM > 0, axis=0)
-    tokens_M = jnp.minimum(state['tokens_M'], _MOST_TOKENS)
-    tokens_M += len(encoding.active_BM)
+  def after(state, seen):
+    active_BM = seen.encoding.active_BM
+    fired_M = jnp.any(active_BM > 0, axis=0)
+    tokens_M = jnp.minimum(state['tokens_M'], _MOST_TOKENS) + len(active_BM)
     return {'tokens_M': jnp.where(fired_M, 0, tokens_M)}
 
   def before(state, coefficients):
@@ -75,35 +93,57 @@ def selection_threshold(config: config_lib.ObjectiveConfig) -> Component:
   """
   del config
 
-  def after(state, encoding, coefficients):
-    del coefficients
-    cutoff, old = encoding.threshold, state['threshold']
+  def after(state, seen):
+    cutoff, old = seen.encoding.threshold, state['threshold']
     mean = _THRESHOLD_DECAY * old + (1 - _THRESHOLD_DECAY) * cutoff
     return {'threshold': jnp.where(old < 0, cutoff, mean)}
 
   return Component(lambda M: {'threshold': jnp.full((), -1.0)}, after)
 
 
+# Bounds of the penalty, as multiples of the squared error.
+_LEAST_PENALTY, _MOST_PENALTY = 0.1, 10.0
+
+
 def l0_controller(config: config_lib.ObjectiveConfig) -> Component:
   """Adapts lambda until L0 is `target_l0`, whatever lambda was at first.
 
-  Integral control of log lambda by the log of L0 / target, of which a step
-  takes the share `controller_rate`. Not from the paper.
+  Proportional-integral control: log lambda follows the log of L0 / target by
+  `controller_gain`, and adds up the share `controller_rate` of it at each step.
+  The sum stays where the penalty is between a tenth and ten times the squared
+  error: below, lambda has no effect that could be waited for; above, it kills
+  latents. Not from the paper.
   """
 
-  def after(state, encoding, coefficients):
-    l0 = jnp.mean(jnp.sum(encoding.active_BM, axis=-1))
-    error = jnp.log(jnp.maximum(l0, 1e-3) / coefficients.target_l0)
-    moved = config.controller_rate * jnp.clip(error, -1, 1)
-    return {'log_factor': state['log_factor'] + moved}
+  def log_factor(state):
+    return state['integral'] + config.controller_gain * state['error']
+
+  def after(state, seen):
+    l0 = jnp.mean(jnp.sum(seen.encoding.active_BM, axis=-1))
+    error = jnp.log(jnp.maximum(l0, 1e-3) / seen.coefficients.target_l0)
+    error = jnp.clip(error, -1, 1)
+    penalty = jnp.maximum(seen.penalty, 1e-30)
+    full_penalty = penalty / jnp.maximum(seen.warmth, 1e-30)
+    # The integral with which the penalty would equal the squared error.
+    even = log_factor(state) + jnp.log(seen.squared_error / full_penalty)
+    integral = jnp.clip(
+      state['integral'] + config.controller_rate * error,
+      even + jnp.log(_LEAST_PENALTY),
+      even + jnp.log(_MOST_PENALTY),
+    )
+    return {'integral': integral, 'error': error}
 
   def before(state, coefficients):
-    factor = jnp.exp(state['log_factor'])
+    factor = jnp.exp(log_factor(state))
     return coefficients.replace(
       sparsity_coeff=factor * coefficients.sparsity_coeff
     )
 
-  return Component(lambda M: {'log_factor': jnp.zeros(())}, after, before)
+  def init(num_latents):
+    del num_latents
+    return {'integral': jnp.zeros(()), 'error': jnp.zeros(())}
+
+  return Component(init, after, before)
 
 
 def adaptive_bandwidth(config: config_lib.ObjectiveConfig) -> Component:
@@ -115,9 +155,10 @@ def adaptive_bandwidth(config: config_lib.ObjectiveConfig) -> Component:
   """
   rate, largest = 0.01, jnp.log(8.0)
 
-  def after(state, encoding, coefficients):
-    distance_BM = jnp.abs(encoding.pre_BM - encoding.threshold[None])
-    half_1M = jnp.reshape(coefficients.bandwidth, (1, -1)) / 2
+  def after(state, seen):
+    pre_BM, threshold_M = seen.encoding.pre_BM, seen.encoding.threshold
+    distance_BM = jnp.abs(pre_BM - threshold_M[None])
+    half_1M = jnp.reshape(seen.coefficients.bandwidth, (1, -1)) / 2
     rows_M = jnp.sum(distance_BM < half_1M, axis=0)
     log_ratio_M = jnp.log((rows_M + 0.5) / (config.window_rows + 0.5))
     log_factor_M = state['log_factor_M'] - rate * jnp.clip(log_ratio_M, -1, 1)

@@ -160,7 +160,8 @@ class ObjectiveConfig:
       training.
     prefixes: latents of each nested SAE of Matryoshka, up to all.
     components: names in `components.OPTIONAL`.
-    controller_rate: of 'l0_controller', a step's share of the error.
+    controller_gain: of 'l0_controller', how far log lambda follows the error.
+    controller_rate: of 'l0_controller', how much of it each step adds up.
     window_rows: of 'adaptive_bandwidth', rows of a batch in each window.
   """
 
@@ -179,6 +180,7 @@ class ObjectiveConfig:
   dead_after_tokens: int
   prefixes: tuple[int, ...]
   components: tuple[str, ...]
+  controller_gain: float
   controller_rate: float
   window_rows: float
 

@@ -49,6 +49,7 @@ _RANGES = {
   'objective.aux_k_coeff': (0, None, True),
   'objective.aux_k': (1, None, True),
   'objective.dead_after_tokens': (1, 2**30, True),
+  'objective.controller_gain': (0, None, True),
   'objective.controller_rate': (0, 1, False),
   'objective.window_rows': (0, None, False),
   'optimizer.learning_rate': (0, None, False),

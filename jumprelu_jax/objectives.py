@@ -203,19 +203,21 @@ def aux_k(forward: Forward, c: Coefficients) -> jax.Array:
   = f W_dec of the `aux_k` largest pre-activations among dead latents. 0 while
   none is dead, or nothing is left.
   """
+  return jax.lax.cond(
+    jnp.any(c.dead_M), _aux_k, lambda forward, c: jnp.zeros(()), forward, c
+  )
+
+
+def _aux_k(forward, c):
   residual_BD = jax.lax.stop_gradient(forward.residual_BD)
-  dead_1M = c.dead_M[None]
   # ReLU(-1) is 0: latents that are not dead fill up, and do not fire.
-  pre_BM = jnp.where(dead_1M, forward.encoding.pre_BM, -1)
+  pre_BM = jnp.where(c.dead_M[None], forward.encoding.pre_BM, -1)
   f_BM = selection.top_k(pre_BM, c.aux_k)
   sae = forward.sae
   e_hat_BD = ops.matmul(f_BM, sae.W_dec, sae.compute_dtype)
   total = _mean_sum(residual_BD**2)
   error = _mean_sum((residual_BD - e_hat_BD) ** 2)
-  is_used = jnp.any(c.dead_M) & (total > 0)
-  return jnp.where(
-    is_used, c.aux_k_coeff * error / jnp.where(total, total, 1), 0
-  )
+  return c.aux_k_coeff * jnp.where(total > 0, error / total, 0)
 
 
 #: Objectives by the names that configs and results.csv use.

@@ -148,8 +148,13 @@ def train_step(
   )
   updates, opt_state = tx.update(grads, state.opt_state, state.sae)
   sae = optax.apply_updates(state.sae, updates).constrain()
+  squared_error = terms['squared_error']
+  penalty = sum(v for name, v in terms.items() if name.startswith('loss/'))
+  seen = components_lib.Seen(
+    encoding, coefficients, squared_error, penalty, warm
+  )
   states = {
-    name: component.after(state.components[name], encoding, coefficients)
+    name: component.after(state.components[name], seen)
     for name, component in components.items()
   }
   metrics = terms | {
@@ -286,7 +291,9 @@ def release(
 def _scale(shards):
   """Returns what rows are divided by: a number, or one for each column."""
   scales = np.array(shards.scales, 'float32')
-  return scales[0] if len(scales) == 1 else np.repeat(scales, shards.widths)
+  if len(scales) == 1:
+    return scales[0]
+  return np.repeat(scales, shards.widths)[None]
 
 
 # Rows from which initial biases are made.
