@@ -10,6 +10,7 @@ from jax import numpy as jnp
 import numpy as np
 
 from jumprelu_jax import errors
+from jumprelu_jax import whole
 from jumprelu_jax.sae import released
 
 FILE_NAME = 'params.npz'
@@ -21,10 +22,8 @@ def save_npz(sae: released.Released, path: str | os.PathLike) -> None:
 
   W_enc [D, M], b_enc [M], W_dec [M, D], b_dec [D], threshold [M]. Beyond Gemma
   Scope: k, a number, where k latents fire instead of a threshold's; W_skip
-  [D, D] where there is one. The file is written beside its place and renamed:
-  it is whole or not there.
+  [D, D] where there is one.
   """
-  path = pathlib.Path(path)
   arrays = {key: np.asarray(getattr(sae, key), 'float32') for key in _MAPS}
   if isinstance(sae, released.TopKSAE):
     arrays['k'] = np.int64(sae.k)
@@ -32,10 +31,8 @@ def save_npz(sae: released.Released, path: str | os.PathLike) -> None:
     arrays['threshold'] = np.asarray(sae.threshold, 'float32')
   if sae.W_skip is not None:
     arrays['W_skip'] = np.asarray(sae.W_skip, 'float32')
-  aside = path.with_suffix('.partial')
-  with aside.open('wb') as file:
+  with whole.replacing(path) as file:
     np.savez(file, **arrays)
-  os.replace(aside, path)
 
 
 def load_npz(path: str | os.PathLike) -> released.Released:

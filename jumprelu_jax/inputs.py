@@ -19,6 +19,7 @@ from jumprelu_jax import errors
 from jumprelu_jax import evaluation
 from jumprelu_jax import sharding
 from jumprelu_jax import train
+from jumprelu_jax import whole
 from jumprelu_jax.activations import buckets
 from jumprelu_jax.activations import store as store_lib
 from jumprelu_jax.lm import huggingface
@@ -177,8 +178,7 @@ class Inputs:
         )
       return
     try:
-      path.parent.mkdir(parents=True, exist_ok=True)
-      beside.write_text(json.dumps(wanted) + '\n')
+      whole.write_json(beside, wanted)
     except OSError as error:
       raise errors.InputError(
         f'{beside} cannot be written ({error.strerror}); mend that, or name '

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import csv
+import io
 import os
-import pathlib
+
+from jumprelu_jax import whole
 
 #: Columns of results.csv, in order.
 COLUMNS = (
@@ -19,12 +21,11 @@ COLUMNS = (
 
 def write(rows: Sequence[dict[str, object]], path: str | os.PathLike) -> None:
   """Writes rows under COLUMNS; numbers to six digits, nothing for None."""
-  aside = pathlib.Path(path).with_suffix('.partial')
-  with aside.open('w', newline='') as file:
-    table = csv.writer(file, lineterminator='\n')
-    table.writerow(COLUMNS)
-    table.writerows([[_cell(row[name]) for name in COLUMNS] for row in rows])
-  os.replace(aside, path)
+  text = io.StringIO()
+  table = csv.writer(text, lineterminator='\n')
+  table.writerow(COLUMNS)
+  table.writerows([[_cell(row[name]) for name in COLUMNS] for row in rows])
+  whole.write_text(path, text.getvalue())
 
 
 def format_table(rows: Sequence[dict[str, object]]) -> str:

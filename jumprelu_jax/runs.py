@@ -29,6 +29,7 @@ from jumprelu_jax import export
 from jumprelu_jax import inputs as inputs_lib
 from jumprelu_jax import results
 from jumprelu_jax import train
+from jumprelu_jax import whole
 from jumprelu_jax import writer
 from jumprelu_jax.activations import batches as batches_lib
 from jumprelu_jax.activations import harvest as harvest_lib
@@ -60,7 +61,7 @@ def claim(workdir: str | os.PathLike, run: config_lib.RunConfig) -> None:
       'folder.'
     )
   workdir.mkdir(parents=True, exist_ok=True)
-  _write_json(path, run.to_dict())
+  whole.write_json(path, run.to_dict())
 
 
 def run_all(
@@ -92,7 +93,7 @@ def run_all(
   for run, folder in zip(runs, folders, strict=True):
     path = folder / 'evaluation.json'
     if not path.exists():
-      _write_json(path, evaluate_folder(folder, run, inputs))
+      whole.write_json(path, evaluate_folder(folder, run, inputs))
     rows.append(json.loads(path.read_text()))
   results.write(rows, workdir / 'results.csv')
   return rows
@@ -254,7 +255,7 @@ def _open_store(inputs, site, folder):
 def _train(run, inputs, shards, folder):
   """Trains one SAE and writes it folded; the SAE is the last file written."""
   folder.mkdir(exist_ok=True)
-  _write_json(folder / 'config.json', run.to_dict())
+  whole.write_json(folder / 'config.json', run.to_dict())
   state = jax.device_get(train.fit(run, shards, inputs.mesh, folder))
   sae = train.release(run, state, shards.scales)
   export.save_npz(sae, folder / export.FILE_NAME)
@@ -279,10 +280,3 @@ def _check_same_config(path, run):
       f'--workdir={path.parent} holds a run with another config '
       f'({"; ".join(differences)}); give another --workdir.'
     )
-
-
-def _write_json(path, value):
-  """Writes JSON beside its place and renames it: whole or not at all."""
-  aside = path.with_suffix('.partial')
-  aside.write_text(json.dumps(value, indent=2) + '\n')
-  os.replace(aside, path)

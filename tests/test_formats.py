@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from jumprelu_jax import errors
+from jumprelu_jax import whole
 from jumprelu_jax.activations import formats
 from jumprelu_jax.activations import places
 
@@ -163,7 +164,7 @@ def test_failed_write_leaves_the_old_content_and_no_litter(tmp_path):
   path.write_bytes(b'old')
 
   def fail():
-    with places.replacing(path) as file:
+    with whole.replacing(path) as file:
       file.write(b'new')
       assert path.read_bytes() == b'old'
       raise KeyboardInterrupt

@@ -138,8 +138,9 @@ def test_disk_that_is_full_at_the_end_is_one_clear_error(tmp_path, monkeypatch):
 
 
 def test_other_errors_of_the_disk_stay_what_they_are(tmp_path):
-  with pytest.raises(FileNotFoundError):
-    sequences.write(rows(3), tmp_path / 'no' / 'a.npy', max_rows=0)
+  (tmp_path / 'file').touch()
+  with pytest.raises(NotADirectoryError):
+    sequences.write(rows(3), tmp_path / 'file' / 'no' / 'a.npy', max_rows=0)
 
 
 @pytest.fixture

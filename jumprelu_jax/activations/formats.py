@@ -20,6 +20,7 @@ import numpy as np
 import tensorstore as ts
 
 from jumprelu_jax import errors
+from jumprelu_jax import whole
 from jumprelu_jax.activations import places
 
 BLOCK_ROWS = 256
@@ -49,7 +50,7 @@ class Npy:
   def write(self, path: str | os.PathLike, rows_ND: np.ndarray) -> None:
     """Writes all rows; raises OSError, or InputError for a URL."""
     bits_ND = np.ascontiguousarray(rows_ND).view(_bits(rows_ND.dtype))
-    with places.replacing(_local(path)) as file:
+    with whole.replacing(_local(path)) as file:
       np.lib.format.write_array_header_1_0(
         file, np.lib.format.header_data_from_array_1_0(bits_ND)
       )

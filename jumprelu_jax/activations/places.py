@@ -14,12 +14,11 @@ import os
 import pathlib
 import re
 import shutil
-import socket
-from typing import BinaryIO
 
 import tensorstore as ts
 
 from jumprelu_jax import errors
+from jumprelu_jax import whole
 
 # One context for all, since memory:// lives in its context. The pool holds the
 # indices of zarr3 shards and blocks that two batches share; data are read once
@@ -48,7 +47,7 @@ class Local:
 
   def write(self, name: str, content: bytes) -> None:
     """Writes a content whole; raises OSError and leaves the old one if not."""
-    with replacing(self._folder / name) as file:
+    with whole.replacing(self._folder / name) as file:
       file.write(content)
 
   def delete(self, prefix: str) -> None:
@@ -133,28 +132,6 @@ def kvstore(path: str | os.PathLike) -> str | dict[str, str]:
   if is_url(path):
     return str(path).rstrip('/') + '/'
   return {'driver': 'file', 'path': os.path.abspath(path) + '/'}
-
-
-@contextlib.contextmanager
-def replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
-  """Yields a file beside a path that takes its place at the end.
-
-  A process that is killed leaves a *.partial that nobody reads; one that fails
-  leaves nothing. Raises OSError if the content cannot be written.
-  """
-  path.parent.mkdir(parents=True, exist_ok=True)
-  # Hosts may write the same manifest at once, so each has its own partial.
-  writer = f'{socket.gethostname()}-{os.getpid()}'
-  aside = path.with_name(f'{path.name}.{writer}.partial')
-  try:
-    with aside.open('wb') as file:
-      yield file
-      file.flush()
-      os.fsync(file.fileno())  # some file systems tell of a full disk only here
-    os.replace(aside, path)
-  except BaseException:
-    aside.unlink(missing_ok=True)
-    raise
 
 
 @contextlib.contextmanager

@@ -7,16 +7,15 @@ import errno
 import itertools
 import os
 import pathlib
-import socket
 import time
 
 import numpy as np
 
 from jumprelu_jax import errors
 from jumprelu_jax import progress
+from jumprelu_jax import whole
 
 _SECONDS_PER_LINE = 10.0
-_BUFFER_BYTES = 1 << 20  # rows are a few KiB; spares system calls
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -37,10 +36,6 @@ def write(
   Raises:
     errors.InputError: there is no row, or no space for them.
   """
-  path = pathlib.Path(path)
-  # Hosts may write the same file at once, so each has its own partial.
-  writer = f'{socket.gethostname()}-{os.getpid()}'
-  partial = path.with_name(f'{path.name}.{writer}.partial')
   rows = itertools.islice(rows, max_rows or None)
   first = next(rows, None)
   if first is None:
@@ -49,11 +44,10 @@ def write(
     )
   size = _Size(first)
   try:
-    _write_rows(itertools.chain([first], rows), partial, size)
-    os.replace(partial, path)
-  except BaseException as error:
-    partial.unlink(missing_ok=True)
-    if isinstance(error, OSError) and error.errno in _NO_SPACE:
+    with whole.replacing(path) as file:
+      _write_rows(itertools.chain([first], rows), file, size)
+  except OSError as error:
+    if error.errno in _NO_SPACE:
       raise errors.InputError(
         f'{path} does not fit on its disk: no space was left after about '
         f'{size.bytes:,} bytes ({size.rows:,} sequences); make space, or take '
@@ -120,19 +114,16 @@ class _Size:
       )
 
 
-def _write_rows(rows, path, size):
-  with path.open('wb', buffering=_BUFFER_BYTES) as file:
-    _write_header(file, 0, size)
-    start = file.tell()
-    for row_L in rows:
-      file.write(row_L.tobytes())
-      size.add(row_L)
-    file.seek(0)
-    _write_header(file, size.rows, size)
-    # NumPy leaves room in the header for the first axis to grow.
-    assert file.tell() == start
-    file.flush()
-    os.fsync(file.fileno())  # the rename must not overtake the rows
+def _write_rows(rows, file, size):
+  _write_header(file, 0, size)
+  start = file.tell()
+  for row_L in rows:
+    file.write(row_L.tobytes())
+    size.add(row_L)
+  file.seek(0)
+  _write_header(file, size.rows, size)
+  # NumPy leaves room in the header for the first axis to grow.
+  assert file.tell() == start
 
 
 def _write_header(file, rows, size):
