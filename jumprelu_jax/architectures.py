@@ -187,11 +187,6 @@ def _limits_l0(parts):
 def _check_prefixes(run, architecture):
   prefixes, M = run.objective.prefixes, run.sae.num_latents
   if architecture.reconstruct is not objectives.nested:
-    if prefixes:
-      raise errors.InputError(
-        f'config.objective.prefixes={prefixes} are for Matryoshka SAEs, but '
-        f'config.sae.architecture={run.sae.architecture!r}; leave them empty.'
-      )
     return
   is_increasing = all(a < b for a, b in itertools.pairwise((0, *prefixes)))
   if not prefixes or not is_increasing or prefixes[-1] != M:

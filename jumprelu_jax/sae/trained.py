@@ -55,6 +55,10 @@ class Trained(maps.Maps):
     """
     raise NotImplementedError
 
+  def encode(self, x_BD: jax.Array) -> jax.Array:
+    """Returns the latents' activations f_BM as training sees them."""
+    return self.forward(x_BD, ops.Jump(), 1.0).f_BM
+
   def constrain(self):
     """Returns the SAE with decoder rows scaled back to unit norm."""
     if not self.has_unit_decoder:
