@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from jumprelu_jax import evaluation
-from jumprelu_jax import sae as sae_lib
 from jumprelu_jax.lm import huggingface
 from jumprelu_jax.lm import loss as lm_loss
 from jumprelu_jax.lm import sites
 from jumprelu_jax.lm import transformer
+from jumprelu_jax.sae import maps
+from jumprelu_jax.sae import released
 
 SITES = [sites.Site(name, i % 2) for i, name in enumerate(sites.SITES)]
 
@@ -36,10 +37,10 @@ def random_sae(d_model, seed=0):
   def normal(*shape):
     return jnp.asarray(rng.normal(size=shape), 'float32')
 
-  return sae_lib.SAE(
+  return released.SAE(
     W_enc=normal(d_model, 20),
     b_enc=normal(20),
-    W_dec=sae_lib.unit_rows(normal(20, d_model)),
+    W_dec=maps.unit_rows(normal(20, d_model)),
     b_dec=normal(d_model),
     threshold=jnp.asarray(rng.uniform(0.1, 2.0, 20), 'float32'),
   )
