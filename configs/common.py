@@ -93,7 +93,12 @@ def gemma_scope() -> config_dict.ConfigDict:
     'steps_per_log': 500,
     'steps_per_checkpoint': 10_000,
   }
-  c.evaluation = {'sequences': 2048, 'sequences_per_batch': 8}
+  c.evaluation = {
+    'sequences': 2048,
+    'sequences_per_batch': 8,
+    'splice_special': False,
+    'importance_sequences': 0,
+  }
   c.mesh = {'data': 1, 'latent': 1}
   c.sweep = {'saes': ('jumprelu/l0/1e-4/2e-4/4e-4/6e-4/1e-3/2e-3',)}
   return c

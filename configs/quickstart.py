@@ -40,7 +40,8 @@ def get_config(arg=''):
     'steps_per_log': 20,
     'steps_per_checkpoint': 500,
   }
-  c.evaluation = {'sequences': 512, 'sequences_per_batch': 32}
+  c.evaluation.sequences = 512
+  c.evaluation.sequences_per_batch = 32
   c.sweep.saes = ('jumprelu/l0/1.5e-4/3e-4/7e-4/1.5e-3/3e-3/5e-3',)
   if is_quick:
     c.activations.sequences = 128

@@ -42,7 +42,8 @@ def get_config(arg=''):
     'steps_per_log': 20,
     'steps_per_checkpoint': 500,
   }
-  c.evaluation = {'sequences': 64, 'sequences_per_batch': 4}
+  c.evaluation.sequences = 64
+  c.evaluation.sequences_per_batch = 4
   c.sweep.saes = ('jumprelu/l0/1.5e-4/3e-4/6e-4/1.2e-3/2.5e-3',)
   if is_quick:
     common.shorten(c)

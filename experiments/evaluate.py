@@ -2,7 +2,8 @@
 
   python -m experiments.evaluate --sae=DIR/jumprelu_l0_0.001[,DIR/…]
 
-Prints a row for each SAE; writes nothing but, with --out, a results.csv.
+Prints a row for each SAE; writes nothing but, with --out, a results.csv or,
+with --json, all metrics.
 """
 
 import pathlib
@@ -15,42 +16,68 @@ from jumprelu_jax import export
 from jumprelu_jax import inputs
 from jumprelu_jax import results
 from jumprelu_jax import runs
+from jumprelu_jax import whole
 
 _SAE = flags.DEFINE_list('sae', None, "SAEs' folders.", required=True)
 _OUT = flags.DEFINE_string('out', None, 'A results.csv to write.')
+_JSON = flags.DEFINE_string('json', None, 'A JSON list of rows to write.')
 _SEQUENCES = flags.DEFINE_integer(
   'sequences', None, "Evaluate on as many sequences, not the config's number."
 )
+_IMPORTANCE = flags.DEFINE_integer(
+  'importance_sequences', None, 'Measure importance_uniformity on as many.'
+)
+_SPLICE_SPECIAL = flags.DEFINE_bool(
+  'splice_special', None, 'Replace activations of special positions too.'
+)
 
 
-def evaluate(folder, prepared):
-  """Returns the row of the SAE in one folder.
-
-  SAEs that are evaluated alike share inputs, and so the model, the text and the
-  measurement without an SAE: `prepared` holds them.
-  """
+def load(folder):
+  """Returns the config of the SAE in a folder, changed by the flags."""
   run = runs.load_run(folder)
   if not (folder / export.FILE_NAME).is_file():
     raise errors.InputError(
       f'--sae={folder} holds no {export.FILE_NAME}; give the folder of a '
       'trained SAE.'
     )
-  # Evaluation runs on one device, wherever the SAE was trained.
-  run = run.with_values({'mesh.data': 1, 'mesh.latent': 1})
-  if _SEQUENCES.value is not None:
-    run = run.with_values({'evaluation.sequences': _SEQUENCES.value})
-  key = (run.lm, run.text, run.evaluation)
-  if key not in prepared:
-    prepared[key] = inputs.prepare(run)
-  return runs.evaluate_folder(folder, run, prepared[key])
+  changes = {
+    'evaluation.sequences': _SEQUENCES.value,
+    'evaluation.importance_sequences': _IMPORTANCE.value,
+    'evaluation.splice_special': _SPLICE_SPECIAL.value,
+    # Evaluation runs on one device, wherever the SAE was trained.
+    'mesh.data': 1,
+    'mesh.latent': 1,
+  }
+  return run.with_values({k: v for k, v in changes.items() if v is not None})
+
+
+def evaluate(folders):
+  """Returns the rows of the SAEs in some folders.
+
+  SAEs that are evaluated alike share inputs, and so the model, the text, the
+  measurement without an SAE, and the pass over the text.
+  """
+  alike = {}
+  for folder in folders:
+    run = load(folder)
+    alike.setdefault((run.lm, run.text, run.evaluation), []).append(
+      (folder, run)
+    )
+  rows = {}
+  for pairs in alike.values():
+    prepared = inputs.prepare(pairs[0][1])
+    for folder, row, _ in runs.evaluate_folders(pairs, prepared):
+      rows[folder] = row
+  return [rows[folder] for folder in folders]
 
 
 def main():
-  prepared = {}
-  rows = [evaluate(pathlib.Path(folder), prepared) for folder in _SAE.value]
+  rows = evaluate([pathlib.Path(folder) for folder in _SAE.value])
   print(results.format_table(rows))
   if _OUT.value:
     results.write(rows, _OUT.value)
+  if _JSON.value:
+    whole.write_json(_JSON.value, rows)
 
 
 if __name__ == '__main__':

@@ -240,10 +240,16 @@ class EvaluationConfig:
   Attributes:
     sequences: sequences to evaluate on at most; 0 takes the whole text.
     sequences_per_batch: sequences in one forward pass.
+    splice_special: replace the activations of special positions too; they are
+      counted in no metric either way.
+    importance_sequences: sequences on which `importance_uniformity` is
+      measured, which needs a backward pass; 0 leaves it out.
   """
 
   sequences: int
   sequences_per_batch: int
+  splice_special: bool
+  importance_sequences: int
 
 
 @dataclasses.dataclass(frozen=True)

@@ -67,6 +67,7 @@ _RANGES = {
   'train.steps_per_checkpoint': (1, None, True),
   'evaluation.sequences': (0, None, True),
   'evaluation.sequences_per_batch': (1, None, True),
+  'evaluation.importance_sequences': (0, None, True),
   'mesh.data': (1, None, True),
   'mesh.latent': (1, None, True),
   'seed': (0, None, True),

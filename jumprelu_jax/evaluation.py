@@ -1,17 +1,26 @@
-"""Evaluation on held-out text: sparsity, fidelity, effect on the LM's loss.
+"""Evaluation on held-out text: runs the model, and feeds `metrics`.
 
 Follows the paper's section 5 and Gemma Scope's section 4. Special positions
-(BOS, EOS, PAD) are never counted, and keep their own activations when a
-reconstruction is spliced in: SAEs are not trained on them, and a BOS activation
-is so large that its reconstruction alone would decide the loss.
+(BOS, EOS, PAD) are never counted. They keep their own activations when a
+reconstruction is spliced in, unless `Setting.splice_special`: SAEs are not
+trained on them, and a BOS activation is so large, and so many heads attend to
+it, that its reconstruction alone would decide the loss.
 
-Everything is a sum over positions, in float32 within a batch and in float64
-across batches, divided once at the end; ratios are never averaged.
+Many SAEs are evaluated in one pass over the text. Of each batch the model runs
+once, untouched, and for each SAE only from its site on; the clean predictions
+that KL needs are made again for each, from the residual stream at the end,
+which is smaller than they are by vocabulary over d_model. So memory does not
+depend on the text's length, and on the number of SAEs only by their weights.
+
+Variances are about the mean of the whole text, which a first pass up to the
+site finds. It is needed anyway, for the mean ablation, and once a site, not
+once an SAE.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Sequence
 import dataclasses
 import functools
 
@@ -19,231 +28,255 @@ import jax
 from jax import numpy as jnp
 import numpy as np
 
+from jumprelu_jax import metrics
 from jumprelu_jax import progress
-from jumprelu_jax.lm import loss as lm_loss
+from jumprelu_jax import sharding
+from jumprelu_jax import splicing
 from jumprelu_jax.lm import sites
 from jumprelu_jax.lm import transformer
 from jumprelu_jax.sae import released
 from jumprelu_jax.text import packing
 
+# Predictions that a device makes at a time: enough rows for a matrix product to
+# be efficient, and no more. Measured best on a CPU with 4,096 tokens.
+_PREDICTIONS = 256
+
 
 @dataclasses.dataclass(frozen=True)
-class Baseline:
-  """What the metrics of every SAE at a site are measured against.
+class Setting:
+  """What SAEs are evaluated on.
 
   Attributes:
-    loss_clean: next-token loss of the untouched model, nats.
-    loss_mean_ablated: the same with the site's mean in place of activations.
-    mean_D: mean activation over text positions.
-    variance: mean of ||x - mean||^2.
-  """
-
-  loss_clean: float
-  loss_mean_ablated: float
-  mean_D: np.ndarray
-  variance: float
-
-
-def measure_baseline(
-  model: transformer.Transformer,
-  tokens_NL: np.ndarray,
-  where: sites.Site,
-  rows: int,
-) -> Baseline:
-  """Measures the model on its own; `rows` sequences in a forward pass."""
-  clean = _sum_over_batches(
-    'evaluate clean', _clean_sums, tokens_NL, rows, model, where
-  )
-  mean_D = clean['x_D'] / clean['positions']
-  ablated = _sum_over_batches(
-    'evaluate ablated',
-    _ablated_sums,
-    tokens_NL,
-    rows,
-    model,
-    where,
-    jnp.asarray(mean_D, 'float32'),
-  )
-  return Baseline(
-    loss_clean=clean['loss'] / clean['predictions'],
-    loss_mean_ablated=ablated['loss'] / ablated['predictions'],
-    mean_D=mean_D,
-    variance=ablated['squared_deviation'] / ablated['positions'],
-  )
-
-
-def evaluate(
-  sae: released.Released,
-  model: transformer.Transformer,
-  tokens_NL: np.ndarray,
-  where: sites.Site,
-  rows: int,
-  baseline: Baseline,
-  source: sites.Site | None = None,
-) -> dict[str, float]:
-  """Evaluates a folded SAE or transcoder at the site that it predicts.
-
-  Args:
-    sae: raw activations in, raw reconstructions out.
     model: the language model.
     tokens_NL: packed held-out text.
     where: the site that is predicted, and replaced by the prediction.
     rows: sequences in a forward pass.
-    baseline: of the same model, text and site.
-    source: what a transcoder reads; None for an SAE, which reads `where`.
-
-  Returns:
-    l0: mean number of active latents.
-    fvu: E||y - y_hat||^2 / E||y - E y||^2 of the predicted site, about the
-      mean of the whole set.
-    delta_lm_loss: loss_spliced - loss_clean, nats.
-    loss_clean, loss_spliced, loss_mean_ablated: nats a token.
-    loss_recovered: share of loss_mean_ablated - loss_clean that is recovered.
-    dead_fraction: latents that never fired on this text.
-    frac_over_1pct, frac_over_10pct: latents that fire on more positions.
-    relative_reconstruction_bias: E||y_hat||^2 / E[y_hat . y]; below 1 where
-      reconstructions shrink (arXiv:2404.16014, Eq. 10).
+    source: what a transcoder reads, before `where`; None for SAEs, which read
+      `where`.
+    splice_special: replace special positions too.
+    importance_sequences: `importance_uniformity` is measured on as many.
+    mesh: what the model lies on; sequences are spread over its 'data' axis.
+      None is one device.
   """
-  sums = _sum_over_batches(
-    'evaluate SAE', _spliced_sums, tokens_NL, rows, model, where, sae, source
-  )
-  positions = sums['positions']
-  loss_spliced = sums['loss'] / sums['predictions']
-  ablation_harm = baseline.loss_mean_ablated - baseline.loss_clean
-  frequency_M = sums['fired_M'] / positions
-  return {
-    'l0': float(np.sum(sums['fired_M']) / positions),
-    'fvu': float(sums['squared_error'] / positions / baseline.variance),
-    'delta_lm_loss': float(loss_spliced - baseline.loss_clean),
-    'loss_clean': float(baseline.loss_clean),
-    'loss_spliced': float(loss_spliced),
-    'loss_mean_ablated': float(baseline.loss_mean_ablated),
-    'loss_recovered': float(
-      (baseline.loss_mean_ablated - loss_spliced) / ablation_harm
-    ),
-    'dead_fraction': float(np.mean(frequency_M == 0)),
-    'frac_over_1pct': float(np.mean(frequency_M > 0.01)),
-    'frac_over_10pct': float(np.mean(frequency_M > 0.1)),
-    'relative_reconstruction_bias': float(
-      sums['y_hat_squared'] / sums['y_hat_dot_y']
-    ),
-  }
+
+  model: transformer.Transformer
+  tokens_NL: np.ndarray
+  where: sites.Site
+  rows: int
+  source: sites.Site | None = None
+  splice_special: bool = False
+  importance_sequences: int = 0
+  mesh: jax.sharding.Mesh | None = None
+
+  def place(self, sae: released.Released) -> released.Released:
+    """Returns the SAE on the mesh."""
+    if self.mesh is None:
+      return sae
+    return jax.device_put(sae, sharding.of_tree(self.mesh, sae))
+
+  def batches(self, label: str) -> Iterator[_Batch]:
+    """Yields the text in batches of `rows`, the last one padded."""
+    architecture = self.model.architecture
+    layout = None if self.mesh is None else sharding.of_batch(self.mesh)
+    with progress.track(label, self.tokens_NL.size, 'tokens') as bar:
+      for start in range(0, len(self.tokens_NL), self.rows):
+        tokens_BL = self.tokens_NL[start : start + self.rows]
+        padded_BL = packing.pad_rows(tokens_BL, self.rows, architecture.pad_id)
+        special = architecture.special_ids
+        yield _Batch(
+          first=start,
+          is_text_BL=packing.is_text(padded_BL, special),
+          predicts_BL=packing.predicts_text(padded_BL, special),
+          tokens_BL=jax.device_put(padded_BL, layout),
+        )
+        bar.advance(tokens_BL.size)
+
+  @property
+  def splice(self) -> splicing.Splice:
+    """Where activations are read and replaced."""
+    devices = 1 if self.mesh is None else self.mesh.shape['data']
+    return splicing.make(
+      self.model.architecture,
+      self.where,
+      self.source,
+      at_special=self.splice_special,
+      positions=max(1, _PREDICTIONS * devices // self.rows),
+    )
 
 
-def spliced_logits(
-  model: transformer.Transformer,
-  tokens_BL: jax.Array,
-  where: sites.Site,
-  fn: Callable[[jax.Array], jax.Array],
-  source: sites.Site | None = None,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Runs the model with fn(x) in place of y at text positions of a site.
+@dataclasses.dataclass(frozen=True)
+class _Batch:
+  """Some sequences; the masks are on the host.
+
+  Attributes:
+    first: index of the first.
+    is_text_BL: where a position is text.
+    predicts_BL: [B, L - 1], where a prediction counts.
+    tokens_BL: on the device.
+  """
+
+  first: int
+  is_text_BL: np.ndarray
+  predicts_BL: np.ndarray
+  tokens_BL: jax.Array
+
+
+def measure_baseline(setting: Setting) -> metrics.Baseline:
+  """Measures the model on its own, in two passes over the text."""
+  activations = measure_activations(setting)
+  ablations = measure_ablations(setting, metrics.mean_of(activations))
+  return metrics.baseline(activations, ablations)
+
+
+def measure_activations(setting: Setting) -> metrics.Sums:
+  """Returns the sums for the mean activation; runs the model to the site."""
+  splice, sums = setting.splice, metrics.merge()
+  for batch in setting.batches('evaluate mean'):
+    y_D = _sum_of_text(setting.model, batch.tokens_BL, splice)
+    found = {'y_D': np.asarray(y_D), 'positions': batch.is_text_BL.sum()}
+    sums = metrics.merge(sums, found)
+  return sums
+
+
+def measure_ablations(setting: Setting, mean_D: np.ndarray) -> metrics.Sums:
+  """Returns the sums for the losses without any SAE."""
+  splice, sums = setting.splice, metrics.merge()
+  mean_D = jnp.asarray(mean_D, 'float32')
+  for batch in setting.batches('evaluate clean'):
+    clean = splicing.run_clean(setting.model, batch.tokens_BL, splice)
+    losses = jax.device_get(_ablated(setting.model, clean, mean_D, splice))
+    sums = metrics.merge(sums, _of_predictions(losses, batch))
+  return sums
+
+
+def evaluate(
+  sae: released.Released, setting: Setting, baseline: metrics.Baseline
+) -> dict[str, float]:
+  """Returns the metrics of one SAE; `measure` and `metrics.finish` in one."""
+  return metrics.finish(*measure([sae], setting, baseline), baseline)
+
+
+def measure(
+  saes: Sequence[released.Released],
+  setting: Setting,
+  baseline: metrics.Baseline,
+) -> list[metrics.Sums]:
+  """Measures folded SAEs or transcoders at one site, in one pass.
 
   Args:
-    model: the language model.
-    tokens_BL: token ids.
-    where: the site of y.
-    fn: maps rows x_BD to rows of y's shape.
-    source: the site of x, before that of y; None has x = y.
+    saes: raw activations in, raw reconstructions out; all are on the device at
+      once.
+    setting: the model, the text and the site.
+    baseline: of the same setting.
 
   Returns:
-    logits [B, L, V], and at the site y [B * L, D] and fn(x) [B * L, D].
+    The sums of each, for `metrics.finish` and `metrics.latents`. An SAE's do
+    not depend on the others.
   """
-  is_text_BL = packing.is_text(tokens_BL, model.architecture.special_ids)
-  inputs, seen = [], []
-
-  def keep(x_BLD):
-    inputs.append(_as_rows(x_BLD))
-    return x_BLD
-
-  def replace(y_BLD):
-    y_ND = _as_rows(y_BLD)
-    y_hat_ND = fn(inputs[0] if inputs else y_ND)
-    seen.extend([y_ND, y_hat_ND])
-    return y_hat_ND.reshape(y_BLD.shape).astype(y_BLD.dtype)
-
-  hooks = sites.splice(where, replace, is_text_BL)
-  if source is not None:
-    hooks = {source: keep} | hooks
-  logits_BLV = transformer.logits(model, tokens_BL, hooks)
-  return logits_BLV, *seen
+  splice = setting.splice
+  pivot_D = jnp.asarray(baseline.mean_D, 'float32')
+  saes = [setting.place(sae) for sae in saes]
+  sums = [metrics.merge() for _ in saes]
+  for batch in setting.batches(f'evaluate {len(saes)} SAEs'):
+    clean = splicing.run_clean(setting.model, batch.tokens_BL, splice)
+    found = [
+      _spliced(sae, setting.model, clean, pivot_D, splice) for sae in saes
+    ]
+    attributed = _attribute(saes, setting, batch, clean)
+    found = jax.device_get(found)
+    sums = [
+      metrics.merge(total, _sums_of(one, batch), importance)
+      for total, one, importance in zip(sums, found, attributed, strict=True)
+    ]
+  return sums
 
 
-@functools.partial(jax.jit, static_argnames='where')
-def _clean_sums(tokens_BL, model, where):
-  """Sums for the clean loss and the mean activation."""
-  logits_BLV, x_ND, _ = spliced_logits(model, tokens_BL, where, lambda x: x)
-  is_text_N1 = _is_text_N1(model, tokens_BL)
-  x_D = jnp.sum(x_ND * is_text_N1, axis=0)
-  return _loss_sums(model, logits_BLV, tokens_BL) | {'x_D': x_D}
-
-
-@functools.partial(jax.jit, static_argnames='where')
-def _ablated_sums(tokens_BL, model, where, mean_D):
-  """Sums for the loss with the mean spliced in, and for the variance."""
-  logits_BLV, x_ND, mean_ND = spliced_logits(
-    model, tokens_BL, where, lambda x: jnp.broadcast_to(mean_D[None], x.shape)
-  )
-  deviation = jnp.sum((x_ND - mean_ND) ** 2 * _is_text_N1(model, tokens_BL))
-  sums = _loss_sums(model, logits_BLV, tokens_BL)
-  return sums | {'squared_deviation': deviation}
-
-
-@functools.partial(jax.jit, static_argnames=('where', 'source'))
-def _spliced_sums(tokens_BL, model, where, sae, source):
-  """Sums for all that is measured with an SAE spliced in."""
-  latents = []
-
-  def reconstruct(x_ND):
-    latents.append(sae.encode(x_ND))
-    return sae.predict(latents[0], x_ND)
-
-  logits_BLV, y_ND, y_hat_ND = spliced_logits(
-    model, tokens_BL, where, reconstruct, source
-  )
-  is_text_N1 = _is_text_N1(model, tokens_BL)
-  fired_NM = (latents[0] > 0) * is_text_N1
-  return _loss_sums(model, logits_BLV, tokens_BL) | {
-    'fired_M': jnp.sum(fired_NM, axis=0),
-    'squared_error': jnp.sum((y_ND - y_hat_ND) ** 2 * is_text_N1),
-    'y_hat_squared': jnp.sum(y_hat_ND**2 * is_text_N1),
-    'y_hat_dot_y': jnp.sum(y_hat_ND * y_ND * is_text_N1),
-  }
-
-
-def _as_rows(x_BLD):
-  """Returns rows [B * L, D], float32."""
-  return x_BLD.reshape(-1, x_BLD.shape[-1]).astype('float32')
-
-
-def _loss_sums(model, logits_BLV, tokens_BL):
-  """Sums of loss, predictions and text positions."""
-  special = model.architecture.special_ids
-  loss_BL, counts_BL = lm_loss.next_token_loss(logits_BLV, tokens_BL, special)
+def _sums_of(found, batch):
+  """Adds up what `_spliced` found of a batch."""
+  is_text_N = batch.is_text_BL.ravel()
+  active_N = found['active_N'][is_text_N]
   return {
-    'loss': jnp.sum(loss_BL * counts_BL),
-    'predictions': jnp.sum(counts_BL),
-    'positions': jnp.sum(_is_text_N1(model, tokens_BL)),
+    'positions': is_text_N.sum(),
+    'positions_by_l0': metrics.histogram(active_N, len(found['fired_M'])),
+    'fired_M': found['fired_M'],
+    'deviation_D': found['deviation_D'],
+    **metrics.add_up(found['of_rows'], is_text_N),
+    **_of_predictions(found['of_predictions'], batch),
   }
 
 
-def _is_text_N1(model, tokens_BL):
-  """1 where a position counts, as a column of floats."""
+def _of_predictions(columns_BL, batch):
+  """Adds up columns [B, L - 1] over the predictions that count."""
+  counts_BL = batch.predicts_BL
+  return metrics.add_up(columns_BL, counts_BL) | {
+    'predictions': counts_BL.sum()
+  }
+
+
+def _attribute(saes, setting, batch, clean):
+  """Returns each SAE's sums of importance over a batch; none where unwanted."""
+  wanted = setting.importance_sequences - batch.first
+  if wanted <= 0:
+    return [{} for _ in saes]
+  splice = setting.splice
+  gradient_ND = splicing.gradient(
+    metrics.centred_logit, setting.model, clean, splice
+  )
+  # The last position has no next token, and so no logit of its own.
+  counts_BL = np.pad(batch.predicts_BL, ((0, 0), (0, 1)))
+  counts_BL[wanted:] = False
+  columns = [_importance(sae, clean.x_ND, gradient_ND) for sae in saes]
+  return [
+    metrics.add_up(column, counts_BL.ravel())
+    for column in jax.device_get(columns)
+  ]
+
+
+@functools.partial(jax.jit, static_argnames='splice')
+def _sum_of_text(model, tokens_BL, splice):
+  """Returns the sum over text of the activations that are predicted."""
+  (y_BLD,) = transformer.tap(model, tokens_BL, (splice.where,))
   is_text_BL = packing.is_text(tokens_BL, model.architecture.special_ids)
-  return is_text_BL.reshape(-1, 1).astype('float32')
+  y_BLD = jnp.where(is_text_BL[..., None], y_BLD.astype('float32'), 0)
+  return jnp.sum(y_BLD, axis=(0, 1))
 
 
-def _sum_over_batches(label, sums_fn, tokens_NL, rows, model, where, *args):
-  """Adds up a function's sums over all sequences, in float64."""
-  total = {}
-  with progress.track(label, tokens_NL.size, 'tokens') as bar:
-    for start in range(0, len(tokens_NL), rows):
-      tokens_BL = tokens_NL[start : start + rows]
-      padded_BL = packing.pad_rows(tokens_BL, rows, model.architecture.pad_id)
-      sums = jax.device_get(
-        sums_fn(jnp.asarray(padded_BL), model, where, *args)
-      )
-      for name, value in sums.items():
-        total[name] = total.get(name, 0) + np.asarray(value, np.float64)
-      bar.advance(tokens_BL.size)
-  return total
+@functools.partial(jax.jit, static_argnames='splice')
+def _ablated(model, clean, mean_D, splice):
+  """Returns losses of the model untouched, and with the mean and zeros in."""
+  names = ('loss_clean', 'loss_mean_ablated', 'loss_zero_ablated')
+  ends_BLD = [clean.end_BLD] + [
+    splicing.run_with(
+      model, clean, jnp.broadcast_to(y_D[None], clean.y_ND.shape), splice
+    )
+    for y_D in (mean_D, jnp.zeros_like(mean_D))
+  ]
+
+  def losses(*logits_and_target):
+    *logits_BV, target_B = logits_and_target
+    found = [metrics.cross_entropy(one, target_B) for one in logits_BV]
+    return dict(zip(names, found, strict=True))
+
+  return splicing.at_predictions(losses, model, clean, splice, *ends_BLD)
+
+
+@functools.partial(jax.jit, static_argnames='splice')
+def _spliced(sae, model, clean, pivot_D, splice):
+  """Returns all that is measured with an SAE spliced in, but importance."""
+  is_text_N = clean.is_text_BL.reshape(-1)
+  f_NM = sae.encode(clean.x_ND)
+  y_hat_ND = sae.predict(f_NM, clean.x_ND)
+  ends_BLD = [clean.end_BLD, splicing.run_with(model, clean, y_hat_ND, splice)]
+  return {
+    'active_N': jnp.sum(f_NM > 0, axis=-1, dtype='int32'),
+    'of_rows': metrics.of_rows(clean.y_ND, y_hat_ND, pivot_D),
+    'of_predictions': splicing.at_predictions(
+      metrics.of_predictions, model, clean, splice, *ends_BLD
+    ),
+    **metrics.totals(clean.y_ND, f_NM, pivot_D, is_text_N),
+  }
+
+
+@jax.jit
+def _importance(sae, x_ND, gradient_ND):
+  return metrics.of_importance(sae.encode(x_ND), gradient_ND, sae.W_dec)

@@ -17,6 +17,7 @@ from jumprelu_jax import config as config_lib
 from jumprelu_jax import embedded
 from jumprelu_jax import errors
 from jumprelu_jax import evaluation
+from jumprelu_jax import metrics
 from jumprelu_jax import sharding
 from jumprelu_jax import train
 from jumprelu_jax import whole
@@ -72,12 +73,24 @@ class Inputs:
     return np.stack(list(rows))
 
   @functools.cached_property
-  def baseline(self) -> evaluation.Baseline:
-    """The language model measured without any SAE."""
-    rows = self.run.evaluation.sequences_per_batch
-    return evaluation.measure_baseline(
-      self.model, self.heldout_NL, self.target, rows
+  def setting(self) -> evaluation.Setting:
+    """What SAEs are evaluated on."""
+    config = self.run.evaluation
+    return evaluation.Setting(
+      model=self.model,
+      tokens_NL=self.heldout_NL,
+      where=self.target,
+      rows=config.sequences_per_batch,
+      source=None if self.target == self.where else self.where,
+      splice_special=config.splice_special,
+      importance_sequences=config.importance_sequences,
+      mesh=self.mesh,
     )
+
+  @functools.cached_property
+  def baseline(self) -> metrics.Baseline:
+    """The language model measured without any SAE."""
+    return evaluation.measure_baseline(self.setting)
 
   @property
   def trained_on(self) -> tuple[sites.Site, ...]:

@@ -15,7 +15,9 @@ COLUMNS = (
     'layer', 'd_model', 'num_latents', 'tokens', 'steps', 'l0', 'fvu',
     'delta_lm_loss', 'loss_clean', 'loss_spliced', 'loss_mean_ablated',
     'loss_recovered', 'dead_fraction', 'frac_over_1pct', 'frac_over_10pct',
-    'relative_reconstruction_bias', 'l0_settled',
+    'relative_reconstruction_bias', 'l0_settled', 'loss_zero_ablated',
+    'loss_recovered_zero', 'kl', 'cosine', 'explained_variance',
+    'explained_variance_legacy', 'importance_uniformity',
 )  # fmt: skip
 
 

@@ -2,8 +2,9 @@
 
   DIR/config.json          the resolved config; a folder belongs to one config
   DIR/activations/         sequences.npy and a store for each site
-  DIR/<name of an SAE>/    config.json, params.npz (folded), evaluation.json,
-                           metrics.jsonl, tensorboard/, checkpoints/
+  DIR/<name of an SAE>/    config.json, params.npz (folded), latents.npz (how
+                           often each latent fires), evaluation.json (all
+                           metrics), metrics.jsonl, tensorboard/, checkpoints/
   DIR/results.csv          one row for each SAE
   DIR/pareto.png, .pdf     for sweeps
 
@@ -13,13 +14,16 @@ a run that was killed is continued by the same command.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from collections.abc import Sequence
 import json
+import math
 import os
 import pathlib
 import re
 
 import jax
+import numpy as np
 
 from jumprelu_jax import architectures
 from jumprelu_jax import config as config_lib
@@ -27,6 +31,7 @@ from jumprelu_jax import errors
 from jumprelu_jax import evaluation
 from jumprelu_jax import export
 from jumprelu_jax import inputs as inputs_lib
+from jumprelu_jax import metrics
 from jumprelu_jax import results
 from jumprelu_jax import train
 from jumprelu_jax import whole
@@ -41,6 +46,9 @@ from jumprelu_jax.lm import sites
 # Where a run continues, and how its batches are fetched, may change; what it
 # computes may not.
 _MAY_DIFFER = ('mesh.data', 'mesh.latent', 'activations.prefetch_batches')
+_EVALUATION = 'evaluation.json'
+# Parameters of the SAEs that are evaluated in one pass over the text.
+_GROUP_BYTES = 2**31
 
 
 def claim(workdir: str | os.PathLike, run: config_lib.RunConfig) -> None:
@@ -89,12 +97,16 @@ def run_all(
   ]
   if pending:
     _train_all(pending, inputs, workdir)
-  rows = []
-  for run, folder in zip(runs, folders, strict=True):
-    path = folder / 'evaluation.json'
-    if not path.exists():
-      whole.write_json(path, evaluate_folder(folder, run, inputs))
-    rows.append(json.loads(path.read_text()))
+  to_evaluate = [
+    (folder, run)
+    for run, folder in zip(runs, folders, strict=True)
+    if not (folder / _EVALUATION).exists()
+  ]
+  for folder, row, latents in evaluate_folders(to_evaluate, inputs):
+    with whole.replacing(folder / 'latents.npz') as file:
+      np.savez(file, **latents)
+    whole.write_json(folder / _EVALUATION, row)
+  rows = [json.loads((folder / _EVALUATION).read_text()) for folder in folders]
   results.write(rows, workdir / 'results.csv')
   return rows
 
@@ -162,32 +174,71 @@ def open_shards(
   return stores[0] if len(stores) == 1 else pairs.PairedStores(*stores)
 
 
+def evaluate_folders(
+  folders: Sequence[tuple[pathlib.Path, config_lib.RunConfig]],
+  inputs: inputs_lib.Inputs,
+) -> Iterator[tuple[pathlib.Path, dict[str, object], dict[str, np.ndarray]]]:
+  """Evaluates SAEs on the held-out text, as many in one pass as fit.
+
+  Args:
+    folders: of SAEs, each with its config.
+    inputs: the model, the text and the site, for all of them.
+
+  Yields:
+    A folder, its row (that of results.csv, and more; None where a metric is not
+    defined), and what `metrics.latents` knows of its latents.
+
+  Raises:
+    errors.InputError: a folder's SAE is damaged or not for the model's site.
+  """
+  for group in _groups(folders):
+    saes = [_load_sae(folder, run, inputs) for folder, run in group]
+    measured = evaluation.measure(saes, inputs.setting, inputs.baseline)
+    for (folder, run), sae, sums in zip(group, saes, measured, strict=True):
+      found = metrics.finish(sums, inputs.baseline)
+      yield folder, _row(folder, run, sae, found), metrics.latents(sums)
+
+
 def evaluate_folder(
   folder: pathlib.Path, run: config_lib.RunConfig, inputs: inputs_lib.Inputs
 ) -> dict[str, object]:
-  """Returns an SAE's row of results.csv, evaluated on the held-out text.
+  """Returns the row of one SAE; see `evaluate_folders`."""
+  ((_, row, _),) = evaluate_folders([(folder, run)], inputs)
+  return row
 
-  Raises:
-    errors.InputError: the folder's SAE is damaged or not for the model's site.
-  """
+
+def _groups(folders):
+  """Yields lists of folders whose SAEs fit on the device together."""
+  group, group_bytes = [], 0
+  for folder, run in folders:
+    path = folder / export.FILE_NAME
+    size = path.stat().st_size if path.exists() else 0
+    if group and group_bytes + size > _GROUP_BYTES:
+      yield group
+      group, group_bytes = [], 0
+    group.append((folder, run))
+    group_bytes += size
+  if group:
+    yield group
+
+
+def _load_sae(folder, run, inputs):
+  """Returns the SAE of a folder; InputError if it is not for the site."""
   sae = export.load_npz(folder / export.FILE_NAME)
-  d_model, num_latents = sae.W_enc.shape
-  expected = inputs.architecture.site_dim(run.lm.site)
+  d_model, expected = len(sae.W_enc), inputs.architecture.site_dim(run.lm.site)
   if d_model != expected:
     raise errors.InputError(
       f'{folder}: the SAE is for activations of size {d_model}, but '
       f'{inputs.where} of {inputs.lm_folder} has size {expected}.'
     )
-  metrics = evaluation.evaluate(
-    sae,
-    inputs.model,
-    inputs.heldout_NL,
-    inputs.target,
-    run.evaluation.sequences_per_batch,
-    inputs.baseline,
-    source=None if inputs.target == inputs.where else inputs.where,
-  )
+  return sae
+
+
+def _row(folder, run, sae, found):
+  """Returns what results.csv says of an SAE."""
+  d_model, num_latents = sae.W_enc.shape
   has_k = architectures.of(run).sparsity == architectures.K
+  curve = writer.read_curve(folder)
   return {
     'architecture': run.sae.architecture,
     'objective': run.objective.name,
@@ -201,10 +252,8 @@ def evaluate_folder(
     'num_latents': num_latents,
     'tokens': run.train.steps * run.train.batch_size,
     'steps': run.train.steps,
-    **metrics,
-    'l0_settled': train.l0_is_settled(
-      writer.read_curve(folder), run.train.steps
-    ),
+    **{k: None if math.isnan(v) else v for k, v in found.items()},
+    'l0_settled': train.l0_is_settled(curve, run.train.steps),
   }
 
 

@@ -1,19 +1,33 @@
-"""Metrics against a float64 reference that sees all rows at once."""
+"""Evaluation of SAEs in a small model: against float64, and what must hold."""
 
+import dataclasses
+import math
+
+import flax.struct
 import jax
 from jax import numpy as jnp
+import metrics_reference
 import numpy as np
 import pytest
 
 from jumprelu_jax import evaluation
+from jumprelu_jax import metrics
+from jumprelu_jax import sharding
+from jumprelu_jax import splicing
 from jumprelu_jax.lm import huggingface
-from jumprelu_jax.lm import loss as lm_loss
 from jumprelu_jax.lm import sites
 from jumprelu_jax.lm import transformer
 from jumprelu_jax.sae import maps
 from jumprelu_jax.sae import released
 
 SITES = [sites.Site(name, i % 2) for i, name in enumerate(sites.SITES)]
+RESID = sites.Site('resid_post', 0)
+# Of a transcoder: site that is read, site that is predicted.
+PAIRS = [
+  (sites.Site('mlp_in', 1), sites.Site('mlp_out', 1)),
+  (sites.Site('attn_z', 0), sites.Site('resid_post', 0)),
+  (sites.Site('resid_pre', 0), sites.Site('attn_z', 1)),
+]
 
 
 @pytest.fixture(scope='module')
@@ -31,142 +45,333 @@ def heldout(sequences=13, length=12, seed=0):
   return tokens_NL
 
 
-def random_sae(d_model, seed=0):
+def random_sae(d_in, d_out=None, seed=0):
+  d_out = d_out or d_in
   rng = np.random.default_rng(seed)
 
   def normal(*shape):
     return jnp.asarray(rng.normal(size=shape), 'float32')
 
   return released.SAE(
-    W_enc=normal(d_model, 20),
+    W_enc=normal(d_in, 20),
     b_enc=normal(20),
-    W_dec=maps.unit_rows(normal(20, d_model)),
-    b_dec=normal(d_model),
+    W_dec=maps.unit_rows(normal(20, d_out)),
+    b_dec=normal(d_out),
     threshold=jnp.asarray(rng.uniform(0.1, 2.0, 20), 'float32'),
+    W_skip=None if d_in == d_out else normal(d_in, d_out),
   )
 
 
-def site_dim(model, where):
-  return model.architecture.site_dim(where.name)
+def make_setting(model, where=RESID, rows=4, **values):
+  return evaluation.Setting(model, heldout(), where, rows, **values)
 
 
-def mean_loss(model, tokens_NL, hooks):
-  """Mean loss over predictions that count, float64, all rows at once."""
-  logits = np.asarray(transformer.logits(model, tokens_NL, hooks), np.float64)
-  log_z = np.log(np.exp(logits[:, :-1]).sum(-1))
-  targets = tokens_NL[:, 1:]
-  picked = np.take_along_axis(logits[:, :-1], targets[..., None], -1)[..., 0]
-  counts = (tokens_NL[:, :-1] > 2) & (targets > 2)
-  return (log_z - picked)[counts].mean()
+def evaluate(sae, setting):
+  baseline = evaluation.measure_baseline(setting)
+  return evaluation.evaluate(sae, setting, baseline)
 
 
-@pytest.mark.parametrize('where', SITES, ids=str)
-def test_metrics_equal_the_reference(model, where):
-  tokens_NL, sae = heldout(), random_sae(site_dim(model, where))
-  baseline = evaluation.measure_baseline(model, tokens_NL, where, 4)
-  got = evaluation.evaluate(sae, model, tokens_NL, where, 4, baseline)
+def reference(sae, setting):
+  """The metrics, with the SAE in float64 and the text in one batch."""
+  model, tokens, where = setting.model, setting.tokens_NL, setting.where
+  is_text = tokens > 2
+  predicts = np.zeros_like(is_text)
+  predicts[:, :-1] = is_text[:, :-1] & is_text[:, 1:]
+  is_attributed = predicts.copy()
+  is_attributed[setting.importance_sequences :] = False
+  read = setting.source or where
+  x, y = (np.float64(a) for a in transformer.tap(model, tokens, (read, where)))
+  p = {k: np.float64(v) for k, v in vars(sae).items() if v is not None}
+  pre = x @ p['W_enc'] + p['b_enc']
+  f = pre * (pre > p['threshold'])
+  y_hat = (
+    f @ p['W_dec'] + p['b_dec'] + (x @ p['W_skip'] if 'W_skip' in p else 0)
+  )
 
-  is_text_NL = tokens_NL > 2
-  x = np.asarray(transformer.tap(model, tokens_NL, (where,))[0])[is_text_NL]
-  x = x.astype(np.float64)
-  weights = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(sae)]
-  W_enc, b_enc, W_dec, b_dec, threshold = weights
-  pre = x @ W_enc + b_enc
-  f = pre * (pre > threshold)
-  x_hat = f @ W_dec + b_dec
-  frequency = (f > 0).mean(0)
-  mean = x.mean(0)
+  def logits_with(value):
+    is_replaced = None if setting.splice_special else jnp.asarray(is_text)
+    value_BLD = jnp.asarray(np.broadcast_to(value, y.shape), 'float32')
+    hooks = sites.splice(where, lambda _: value_BLD, is_replaced)
+    return transformer.logits(model, tokens, hooks)
 
-  def with_rows(fn):
-    def replace(x_BLD):
-      rows = fn(np.asarray(x_BLD, np.float64))
-      return jnp.where(is_text_NL[..., None], rows.astype('float32'), x_BLD)
-
-    return mean_loss(model, tokens_NL, sites.splice(where, replace))
-
-  def reconstruct(x):
-    pre = x @ W_enc + b_enc
-    return (pre * (pre > threshold)) @ W_dec + b_dec
-
-  clean = mean_loss(model, tokens_NL, {})
-  spliced = with_rows(reconstruct)
-  ablated = with_rows(lambda x: np.broadcast_to(mean, x.shape))
-  expected = {
-    'l0': (f > 0).sum(-1).mean(),
-    'fvu': ((x - x_hat) ** 2).sum() / ((x - mean) ** 2).sum(),
-    'delta_lm_loss': spliced - clean,
-    'loss_clean': clean,
-    'loss_spliced': spliced,
-    'loss_mean_ablated': ablated,
-    'loss_recovered': (ablated - spliced) / (ablated - clean),
-    'dead_fraction': (frequency == 0).mean(),
-    'frac_over_1pct': (frequency > 0.01).mean(),
-    'frac_over_10pct': (frequency > 0.1).mean(),
-    'relative_reconstruction_bias': (x_hat**2).sum() / (x_hat * x).sum(),
+  data = {
+    'y': y,
+    'y_hat': y_hat,
+    'f': f,
+    'gradient': gradient(model, tokens, where, predicts),
+    'clean': transformer.logits(model, tokens),
+    'spliced': logits_with(y_hat),
+    'mean_ablated': logits_with(y[is_text].mean(0)),
+    'zero_ablated': logits_with(0.0),
+    'target': np.roll(tokens, -1, axis=1),
+    'is_text': is_text,
+    'predicts': predicts,
+    'is_attributed': is_attributed,
   }
-  assert got.keys() == expected.keys()
-  for name, value in expected.items():
-    tolerance = {'rtol': 1e-5}
-    if name == 'delta_lm_loss':  # keeps the absolute error of two losses
-      tolerance = {'atol': 2 * 1e-5 * clean}
-    if name == 'loss_recovered':  # the same, over a small difference
-      error = 2 * 1e-5 * clean * (1 + abs(value))
-      tolerance = {'atol': error / abs(ablated - clean)}
-    if name == 'relative_reconstruction_bias':  # a random SAE's terms cancel
-      cancelled = abs(x_hat * x).sum() / abs((x_hat * x).sum())
-      tolerance = {'rtol': 1e-5 * cancelled}
+  rows = {k: np.reshape(a, (-1, *np.shape(a)[2:])) for k, a in data.items()}
+  return metrics_reference.metrics(rows, p['W_dec'])
+
+
+def gradient(model, tokens, where, predicts):
+  """Of a sequence's centred logits by its activations, in forward mode."""
+  dim = model.architecture.site_dim(where.name)
+
+  def total(added_LD):
+    hooks = {where: lambda x_BLD: x_BLD + added_LD[None]}
+    logits = transformer.logits(model, tokens, hooks)
+    logits -= logits.mean(-1, keepdims=True)
+    of_next = jnp.take_along_axis(
+      logits, np.roll(tokens, -1, axis=1)[..., None], axis=-1
+    )
+    return jnp.sum(of_next[..., 0] * predicts, axis=1)
+
+  return jax.jit(jax.jacfwd(total))(jnp.zeros((tokens.shape[1], dim)))
+
+
+def check_equal(got, want, rtol):
+  """Differences of losses keep the absolute errors of losses."""
+  assert got.keys() == want.keys()
+  error = rtol * want['loss_clean']
+  for name, value in want.items():
+    tolerance = {'rtol': rtol}
+    if name == 'delta_lm_loss':
+      tolerance = {'atol': 2 * error}
+    if name.startswith('loss_recovered'):
+      kind = 'zero' if name.endswith('zero') else 'mean'
+      harm = abs(want[f'loss_{kind}_ablated'] - want['loss_clean'])
+      tolerance = {'atol': 2 * error * (1 + abs(value)) / harm}
     np.testing.assert_allclose(got[name], value, err_msg=name, **tolerance)
 
 
+@pytest.mark.parametrize('splice_special', [False, True])
 @pytest.mark.parametrize('where', SITES, ids=str)
-def test_splicing_the_activations_themselves_changes_no_loss(model, where):
-  tokens_BL = jnp.asarray(heldout())
-  special = model.architecture.special_ids
-  losses = []
-  for logits_BLV in (
-    transformer.logits(model, tokens_BL),
-    evaluation.spliced_logits(model, tokens_BL, where, lambda x: x)[0],
-  ):
-    loss_BL, counts_BL = lm_loss.next_token_loss(logits_BLV, tokens_BL, special)
-    losses.append(float(jnp.sum(loss_BL * counts_BL) / jnp.sum(counts_BL)))
-  assert abs(losses[0] - losses[1]) < 1e-5
+def test_metrics_equal_the_reference(model, where, splice_special):
+  setting = make_setting(
+    model, where, splice_special=splice_special, importance_sequences=6
+  )
+  sae = random_sae(model.architecture.site_dim(where.name))
+  check_equal(evaluate(sae, setting), reference(sae, setting), rtol=1e-5)
 
 
-def test_batch_size_changes_no_metric(model):
-  where, tokens_NL = sites.Site('resid_post', 0), heldout()
-  sae = random_sae(16)
-  results = []
-  for rows in (1, 5, 13):
-    baseline = evaluation.measure_baseline(model, tokens_NL, where, rows)
-    results.append(
-      evaluation.evaluate(sae, model, tokens_NL, where, rows, baseline)
-    )
-  for result in results[1:]:
-    for name, value in result.items():
-      np.testing.assert_allclose(value, results[0][name], rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize(('source', 'where'), PAIRS, ids=str)
+def test_metrics_of_transcoders_equal_the_reference(model, source, where):
+  setting = make_setting(model, where, source=source, importance_sequences=6)
+  widths = [model.architecture.site_dim(s.name) for s in (source, where)]
+  sae = random_sae(*widths)
+  check_equal(evaluate(sae, setting), reference(sae, setting), rtol=1e-5)
 
 
-def test_predicting_the_mean_has_fvu_one_and_recovers_nothing(model):
-  where, tokens_NL = sites.Site('resid_post', 0), heldout()
-  baseline = evaluation.measure_baseline(model, tokens_NL, where, 4)
+@flax.struct.dataclass
+class Exact:
+  """x_hat + (x - x_hat): an SAE whose error is given back."""
+
+  sae: released.SAE
+
+  def encode(self, x_BD):
+    return self.sae.encode(x_BD)
+
+  def predict(self, f_BM, x_BD):
+    x_hat_BD = self.sae.predict(f_BM, x_BD)
+    return x_hat_BD + (x_BD - x_hat_BD)
+
+
+@pytest.mark.parametrize('where', SITES, ids=str)
+def test_adding_the_error_gives_the_clean_loss(model, where):
+  sae = random_sae(model.architecture.site_dim(where.name))
+  setting = make_setting(model, where)
+  got, without = evaluate(Exact(sae), setting), evaluate(sae, setting)
+  assert abs(got['delta_lm_loss']) < 1e-5
+  assert abs(got['kl']) < 1e-5
+  np.testing.assert_allclose(got['loss_recovered'], 1, atol=1e-4)
+  assert abs(without['delta_lm_loss']) > 1e-3
+  assert without['kl'] > 1e-3
+
+
+def test_zero_sae_gives_what_zeros_give(model):
+  setting = make_setting(model, importance_sequences=6)
+  baseline = evaluation.measure_baseline(setting)
+  silent = random_sae(16).replace(
+    threshold=jnp.full(20, 1e6), b_dec=jnp.zeros(16)
+  )
+  got = evaluation.evaluate(silent, setting, baseline)
+  assert (got['l0'], got['dead_fraction'], got['cosine']) == (0, 1, 0)
+  assert (got['frac_over_1pct'], got['frac_over_10pct']) == (0, 0)
+  assert math.isnan(got['relative_reconstruction_bias'])
+  assert math.isnan(got['importance_uniformity'])
+  np.testing.assert_allclose(
+    got['loss_spliced'], baseline.loss_zero_ablated, rtol=1e-6
+  )
+  np.testing.assert_allclose(got['loss_recovered_zero'], 0, atol=1e-5)
+  (y_BLD,) = transformer.tap(model, setting.tokens_NL, (RESID,))
+  y = np.float64(y_BLD)[setting.tokens_NL > 2]
+  np.testing.assert_allclose(
+    got['fvu'], 1 + (y.mean(0) ** 2).sum() / y.var(0).sum(), rtol=1e-6
+  )
+
+
+def test_silent_sae_predicts_its_bias(model):
+  setting = make_setting(model)
+  baseline = evaluation.measure_baseline(setting)
   silent = random_sae(16).replace(
     threshold=jnp.full(20, 1e6), b_dec=jnp.asarray(baseline.mean_D, 'float32')
   )
-  got = evaluation.evaluate(silent, model, tokens_NL, where, 4, baseline)
-  np.testing.assert_allclose(got['fvu'], 1, rtol=1e-5)
+  got = evaluation.evaluate(silent, setting, baseline)
+  for name, value in {
+    'fvu': 1,
+    'relative_reconstruction_bias': 1,
+    'loss_spliced': baseline.loss_mean_ablated,
+  }.items():
+    np.testing.assert_allclose(got[name], value, rtol=1e-6, err_msg=name)
   np.testing.assert_allclose(got['loss_recovered'], 0, atol=1e-4)
   assert (got['l0'], got['dead_fraction']) == (0, 1)
 
 
-def test_special_positions_keep_their_activations(model):
+def test_a_basis_and_its_negative_reconstruct_everything(model):
+  basis_DD, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(16, 16)))
+  W_enc = np.concatenate([basis_DD, -basis_DD], axis=1).astype('float32')
+  sae = released.SAE(
+    W_enc, jnp.zeros(32), W_enc.T, jnp.zeros(16), jnp.zeros(32)
+  )
+  got = evaluate(sae, make_setting(model))
+  assert got['l0'] == 16
+  assert got['fvu'] < 1e-12
+  assert abs(got['delta_lm_loss']) < 1e-6
+  for name in ('cosine', 'relative_reconstruction_bias', 'explained_variance'):
+    np.testing.assert_allclose(got[name], 1, rtol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize('splice_special', [False, True])
+def test_special_positions_are_spliced_if_asked(model, splice_special):
   where = sites.Site('resid_post', 1)
   tokens_BL = jnp.asarray(heldout())
-  spliced_BLV, _, _ = evaluation.spliced_logits(
-    model, tokens_BL, where, jnp.zeros_like
+  splice = make_setting(model, where, splice_special=splice_special).splice
+  clean = splicing.run_clean(model, tokens_BL, splice)
+  zeros = jnp.zeros_like(clean.y_ND)
+  end_BLD = splicing.run_with(model, clean, zeros, splice)
+  changed_BL = np.abs(end_BLD - clean.end_BLD).max(-1) > 1e-4
+  # After the last block a position depends on that position alone.
+  is_text_BL = np.asarray(tokens_BL) > 2
+  np.testing.assert_array_equal(changed_BL, is_text_BL | splice_special)
+  assert not is_text_BL.all()
+
+
+def test_only_special_positions_splice_special_matters_to(model):
+  # After the last block it changes what special positions predict, which is
+  # not counted; before it, what others see of them.
+  sae = random_sae(16)
+  for layer, is_same in ((1, True), (0, False)):
+    where = sites.Site('resid_post', layer)
+    without, with_special = (
+      evaluate(sae, make_setting(model, where, splice_special=flag))
+      for flag in (False, True)
+    )
+    assert (without['kl'] == with_special['kl']) == is_same
+    assert without['fvu'] == with_special['fvu']
+
+
+def poisoned(model, layers):
+  """The model with blocks that give NaN."""
+  blocks = jax.tree.map(lambda p: p.at[:layers].set(jnp.nan), model.blocks)
+  return model.replace(blocks=blocks)
+
+
+@pytest.mark.parametrize(
+  ('where', 'layers'),
+  [(sites.Site('mlp_out', 1), 1), (sites.Site('resid_post', 0), 1)],
+  ids=str,
+)
+def test_what_comes_before_the_site_is_not_run_again(model, where, layers):
+  splice = make_setting(model, where).splice
+  clean = splicing.run_clean(model, jnp.asarray(heldout()), splice)
+  rows_ND = clean.y_ND + 1
+  np.testing.assert_array_equal(
+    splicing.run_with(poisoned(model, layers), clean, rows_ND, splice),
+    splicing.run_with(model, clean, rows_ND, splice),
   )
-  clean_BLV = transformer.logits(model, tokens_BL)
-  is_bos_BL = np.asarray(tokens_BL) == 2
-  changed_BL = np.abs(spliced_BLV - clean_BLV).max(-1) > 1e-4
-  # After the last block a position's logits depend on that position alone.
-  np.testing.assert_array_equal(changed_BL, np.asarray(tokens_BL) > 2)
-  assert is_bos_BL.any()
+
+
+def test_logits_are_held_for_few_positions(model):
+  setting = dataclasses.replace(make_setting(model), tokens_NL=heldout(8, 24))
+  splice = dataclasses.replace(setting.splice, positions=2)
+  tokens_BL = jnp.asarray(setting.tokens_NL)
+  clean = splicing.run_clean(model, tokens_BL, splice)
+
+  def evaluated(model, clean):
+    end_BLD = splicing.run_with(model, clean, clean.y_ND + 1, splice)
+    found = splicing.at_predictions(
+      metrics.of_predictions, model, clean, splice, clean.end_BLD, end_BLD
+    )
+    fn = metrics.centred_logit
+    return found, splicing.gradient(fn, model, clean, splice)
+
+  program = jax.jit(evaluated).lower(model, clean).as_text()
+  assert 'x40xf32' in program  # 40 tokens: there are logits
+  for shape in ('8x24x40xf32', '8x23x40xf32', '23x8x40xf32', '22x8x40xf32'):
+    assert shape not in program
+  found, _ = evaluated(model, clean)
+  at_once = dataclasses.replace(splice, positions=100)
+  end_BLD = splicing.run_with(model, clean, clean.y_ND + 1, splice)
+  want = splicing.at_predictions(
+    metrics.of_predictions, model, clean, at_once, clean.end_BLD, end_BLD
+  )
+  for name, value in want.items():
+    assert found[name].shape == (8, 23)
+    np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-6)
+
+
+def test_batch_size_changes_no_metric(model):
+  sae = random_sae(16)
+  results = [
+    evaluate(sae, make_setting(model, rows=rows, importance_sequences=6))
+    for rows in (1, 5, 13)
+  ]
+  for result in results[1:]:
+    check_equal(result, results[0], rtol=1e-6)
+
+
+def test_shards_merge_to_the_same_metrics(model):
+  sae, setting = random_sae(16), make_setting(model)
+  parts = [
+    dataclasses.replace(setting, tokens_NL=tokens)
+    for tokens in np.split(setting.tokens_NL, [2, 3, 9])
+  ]
+  activations = metrics.merge(*map(evaluation.measure_activations, parts))
+  mean_D = metrics.mean_of(activations)
+  ablations = metrics.merge(
+    *[evaluation.measure_ablations(part, mean_D) for part in parts]
+  )
+  baseline = metrics.baseline(activations, ablations)
+  of_parts = [evaluation.measure([sae], part, baseline)[0] for part in parts]
+  got = metrics.finish(metrics.merge(*of_parts), baseline)
+  check_equal(
+    {k: v for k, v in got.items() if v == v},
+    {k: v for k, v in evaluate(sae, setting).items() if v == v},
+    rtol=1e-6,
+  )
+
+
+def test_a_mesh_changes_no_metric(model, tiny_lm):
+  sae = random_sae(16)
+  one = evaluate(sae, make_setting(model, rows=8, importance_sequences=6))
+  for shape in ((8, 1), (2, 4)):
+    mesh = sharding.make_mesh(*shape)
+    on_mesh = huggingface.load(tiny_lm, mesh=mesh)
+    setting = make_setting(on_mesh, rows=8, importance_sequences=6, mesh=mesh)
+    check_equal(evaluate(sae, setting), one, rtol=1e-6)
+
+
+def test_saes_measured_together_are_as_each_alone(model):
+  setting = make_setting(model, importance_sequences=6)
+  baseline = evaluation.measure_baseline(setting)
+  top_k = random_sae(16, seed=2)
+  saes = [
+    random_sae(16),
+    random_sae(16, seed=1),
+    released.TopKSAE(top_k.W_enc, top_k.b_enc, top_k.W_dec, top_k.b_dec, k=3),
+  ]
+  together = evaluation.measure(saes, setting, baseline)
+  for sae, sums in zip(saes, together, strict=True):
+    for _ in range(2):
+      alone = evaluation.evaluate(sae, setting, baseline)
+      assert metrics.finish(sums, baseline) == alone
+  assert metrics.finish(together[2], baseline)['l0'] <= 3

@@ -9,10 +9,26 @@ import jumprelu_jax
 
 PACKAGE = pathlib.Path(jumprelu_jax.__file__).parent
 LAYERS = (
-  {'errors', 'shapes', 'progress', 'writer', 'embedded', 'results', 'kernels', 'whole'},
-  {'config', 'config_checks', 'text', 'ops', 'selection'},
+  {
+    'errors',
+    'shapes',
+    'progress',
+    'writer',
+    'embedded',
+    'results',
+    'kernels',
+    'whole',
+  },
+  {'config', 'config_checks', 'text', 'ops', 'selection', 'metrics'},
   {'sharding', 'sae', 'optim', 'checkpoint', 'lm'},
-  {'objectives', 'components', 'architectures', 'export', 'activations'},
+  {
+    'objectives',
+    'components',
+    'architectures',
+    'export',
+    'activations',
+    'splicing',
+  },
   {'train', 'evaluation'},
   {'plot', 'inputs', 'sweeps', 'runs'},
 )

@@ -49,15 +49,7 @@ def row_of(case, inputs, store, folder):
   sae = case.trainer(run, inputs, store, folder)
   seconds = time.monotonic() - began
   export.save_npz(sae, folder / export.FILE_NAME)
-  metrics = evaluation.evaluate(
-    sae,
-    inputs.model,
-    inputs.heldout_NL,
-    inputs.target,
-    run.evaluation.sequences_per_batch,
-    inputs.baseline,
-    source=None if inputs.target == inputs.where else inputs.where,
-  )
+  metrics = evaluation.evaluate(sae, inputs.setting, inputs.baseline)
   row = {
       'study': _STUDY.value,
       'variant': case.variant,

@@ -137,13 +137,40 @@ def residual(
     hooks: what to call where (see `sites`).
     num_layers: stop after this many blocks; None runs all.
   """
-  architecture = model.architecture
-  end = architecture.num_layers if num_layers is None else num_layers
-  x_BLD = _embed(model, tokens_BL)
-  apply = functools.partial(_apply, model, _rope_tables(model, tokens_BL))
-  done = 0
+  return run_blocks(model, embed(model, tokens_BL), hooks, 0, num_layers)
+
+
+def embed(model: Transformer, tokens_BL: jax.Array) -> jax.Array:
+  """Embeds tokens and, where the model learned them, positions."""
+  x_BLD = model.embed_VD[tokens_BL]
+  # The reference rounds the factor to the weights' dtype before it scales.
+  x_BLD *= jnp.asarray(model.architecture.embed_scale, x_BLD.dtype)
+  if model.positions_CD is not None:
+    x_BLD += model.positions_CD[None, : tokens_BL.shape[1]]
+  return x_BLD
+
+
+def run_blocks(
+  model: Transformer,
+  x_BLD: jax.Array,
+  hooks: sites.Hooks = sites.NO_HOOKS,
+  start: int = 0,
+  end: int | None = None,
+) -> jax.Array:
+  """Returns the residual stream after some of the blocks.
+
+  Args:
+    model: as `residual`.
+    x_BLD: the residual stream before the first of them.
+    hooks: what to call where; those at other blocks are ignored.
+    start: the first block.
+    end: the block after the last; None runs all that follow.
+  """
+  end = model.architecture.num_layers if end is None else end
+  apply = functools.partial(_apply, model, _rope_tables(model, x_BLD))
+  done = start
   # Hooked layers run by themselves, the others in loops between them.
-  for layer in sorted({site.layer for site in hooks}):
+  for layer in sorted({s.layer for s in hooks if start <= s.layer < end}):
     x_BLD = jax.lax.fori_loop(done, layer, apply, x_BLD)
     x_BLD = apply(layer, x_BLD, sites.of_layer(hooks, layer))
     done = layer + 1
@@ -156,8 +183,12 @@ def logits(
   hooks: sites.Hooks = sites.NO_HOOKS,
 ) -> jax.Array:
   """Returns next-token logits [B, L, V], float32; arguments as `residual`."""
+  return unembed(model, residual(model, tokens_BL, hooks))
+
+
+def unembed(model: Transformer, x_BLD: jax.Array) -> jax.Array:
+  """Returns logits [B, L, V], float32, of the residual stream at the end."""
   architecture = model.architecture
-  x_BLD = residual(model, tokens_BL, hooks)
   norm = layers.norm_of(architecture)
   x_BLD = norm(x_BLD, model.final_norm_D, model.final_norm_bias_D)
   head_VD = model.embed_VD if model.head_VD is None else model.head_VD
@@ -185,20 +216,10 @@ def _keep(found, site, x_BLD):
   return x_BLD
 
 
-def _embed(model, tokens_BL):
-  """Embeds tokens and, where the model learned them, positions."""
-  x_BLD = model.embed_VD[tokens_BL]
-  # The reference rounds the factor to the weights' dtype before it scales.
-  x_BLD *= jnp.asarray(model.architecture.embed_scale, x_BLD.dtype)
-  if model.positions_CD is not None:
-    x_BLD += model.positions_CD[None, : tokens_BL.shape[1]]
-  return x_BLD
-
-
-def _rope_tables(model, tokens_BL):
+def _rope_tables(model, x_BLD):
   """Returns cos and sin for each rotary table, or None."""
   ropes = model.architecture.ropes
-  return rope.table(ropes, tokens_BL.shape[1]) if ropes else None
+  return rope.table(ropes, x_BLD.shape[1]) if ropes else None
 
 
 def _apply(model, tables, layer, x_BLD, hooks=sites.NO_HOOKS):

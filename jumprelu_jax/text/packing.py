@@ -62,6 +62,12 @@ def is_text(tokens_BL, special_ids: tuple[int, ...]):
   return result_BL
 
 
+def predicts_text(tokens_BL, special_ids: tuple[int, ...]):
+  """True where a token and the next are text, [B, L - 1]; NumPy or JAX."""
+  is_text_BL = is_text(tokens_BL, special_ids)
+  return is_text_BL[:, :-1] & is_text_BL[:, 1:]
+
+
 def pad_rows(tokens_BL: np.ndarray, rows: int, pad_id: int) -> np.ndarray:
   """Returns the sequences with rows of padding added up to a number of rows."""
   missing = rows - len(tokens_BL)

@@ -1,0 +1,69 @@
+"""Metrics written from their definitions, in NumPy and float64."""
+
+import math
+
+import numpy as np
+import scipy.special
+
+MODELS = ('clean', 'spliced', 'mean_ablated', 'zero_ablated')
+
+
+def metrics(data, W_dec):
+  """Returns the metrics of all rows at once, float64.
+
+  Args:
+    data: arrays of one row for each position: y, y_hat, f, gradient; logits
+      clean, spliced, mean_ablated, zero_ablated; target, is_text, predicts,
+      and is_attributed, where importance is measured.
+    W_dec: the decoder.
+  """
+  is_text, predicts = data['is_text'], data['predicts']
+  y, y_hat, f = (np.float64(data[k])[is_text] for k in ('y', 'y_hat', 'f'))
+  error = np.linalg.norm(y - y_hat, axis=1) ** 2
+  deviation = np.linalg.norm(y - y.mean(0), axis=1) ** 2
+  p = {
+    name: scipy.special.softmax(np.float64(data[name])[predicts], axis=1)
+    for name in MODELS
+  }
+  target = data['target'][predicts]
+  loss = {
+    name: -np.log(p[name][np.arange(len(target)), target]).mean()
+    for name in MODELS
+  }
+  fired = (f > 0).mean(0)
+  delta = loss['spliced'] - loss['clean']
+  return {
+    'l0': (f > 0).sum(1).mean(),
+    'dead_fraction': (fired == 0).mean(),
+    'frac_over_1pct': (fired > 0.01).mean(),
+    'frac_over_10pct': (fired > 0.1).mean(),
+    'fvu': error.mean() / y.var(0).sum(),
+    'explained_variance': 1 - error.mean() / y.var(0).sum(),
+    'explained_variance_legacy': np.mean(1 - error / deviation),
+    'cosine': np.mean(
+      [a @ b / math.sqrt((a @ a) * (b @ b)) for a, b in zip(y, y_hat)]
+    ),
+    'relative_reconstruction_bias': (
+      np.trace(y_hat @ y_hat.T) / np.trace(y_hat @ y.T)
+    ),
+    'delta_lm_loss': delta,
+    **{f'loss_{name}': value for name, value in loss.items()},
+    'loss_recovered': 1 - delta / (loss['mean_ablated'] - loss['clean']),
+    'loss_recovered_zero': 1 - delta / (loss['zero_ablated'] - loss['clean']),
+    'kl': scipy.special.rel_entr(p['clean'], p['spliced']).sum(1).mean(),
+    'importance_uniformity': uniformity(data, np.float64(W_dec)),
+    'positions': is_text.sum(),
+    'predictions': predicts.sum(),
+  }
+
+
+def uniformity(data, W_dec):
+  """Gemma Scope's Eq. 13: r_L0 = exp(-KL(p | uniform)), mean over rows."""
+  found = []
+  for i in np.flatnonzero(data['is_attributed']):
+    active = np.flatnonzero(data['f'][i])
+    if len(active):
+      size = abs(data['f'][i, active] * (W_dec[active] @ data['gradient'][i]))
+      p = size / size.sum()
+      found.append(np.exp(-(p * np.log(p * len(active))).sum()))
+  return np.mean(found)
