@@ -75,11 +75,13 @@ _ANTHROPIC = {
 _FREE = {'sae.initial_decoder_norm': 0.1}
 _NESTED = {'objective.prefixes': (64, 128, 256, 512, 1024)}
 _SELECTED = {'objective.components': ()}
+# Their target is their own affair; the coefficient says how strictly.
+_TARGETED = _SELECTED | {COEFF: 0.3}
 #: architecture/objective → overrides.
 ARCHITECTURES = {
   'jumprelu/l0': {},
-  'jumprelu/target_l0': {},
-  'jumprelu/target_mean_l0': {},
+  'jumprelu/target_l0': _TARGETED,
+  'jumprelu/target_mean_l0': _TARGETED,
   'jumprelu/quadratic_frequency': {},
   'jumprelu/l1': {},
   'jumprelu/l0+aux_k': {},
@@ -100,8 +102,10 @@ TRANSCODERS = {
   'topk_transcoder/aux_k': _SELECTED,
   'topk_skip_transcoder/aux_k': _SELECTED,
 }
-#: Both of the recipe's learning rates times these, for every architecture.
+#: Both of the recipe's learning rates, which were searched for JumpReLU with
+#: unit decoder rows, times these; the others take the better.
 RATIOS = (1.0, 0.3)
+_SEARCHED = 'jumprelu/', 'jumprelu_raw', 'matryoshka_jumprelu', 'jumprelu_t'
 
 #: What goes beyond the paper, at one L0.
 COMPONENTS = {
@@ -194,7 +198,7 @@ def _matched(run, table):
   """Yields a table's cases at each learning rate."""
   for name, values in table.items():
     architecture, objective = name.split('/')
-    for ratio in RATIOS:
+    for ratio in RATIOS[:1] if name.startswith(_SEARCHED) else RATIOS:
       rates = _at_ratio(run, ratio)
       if 'optimizer.threshold_learning_rate' in values:
         del rates['optimizer.threshold_learning_rate']
