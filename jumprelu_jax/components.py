@@ -98,7 +98,9 @@ def selection_threshold(config: config_lib.ObjectiveConfig) -> Component:
     mean = _THRESHOLD_DECAY * old + (1 - _THRESHOLD_DECAY) * cutoff
     return {'threshold': jnp.where(old < 0, cutoff, mean)}
 
-  return Component(lambda M: {'threshold': jnp.full((), -1.0)}, after)
+  return Component(
+    lambda M: {'threshold': jnp.full((), -1.0, 'float32')}, after
+  )
 
 
 # Bounds of the penalty, as multiples of the squared error.
