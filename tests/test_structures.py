@@ -16,7 +16,9 @@ INITS = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize(('one', 'other'), itertools.combinations(INITS, 2))
+@pytest.mark.parametrize(
+  ('one', 'other'), list(itertools.combinations(INITS, 2))
+)
 def test_no_two_classes_have_one_structure(make_run, one, other):
   # JAX compares dataclasses by their static fields and not by their class: a
   # cache could give one the program of the other.
