@@ -10,28 +10,18 @@ import jumprelu_jax
 PACKAGE = pathlib.Path(jumprelu_jax.__file__).parent
 LAYERS = (
   {
-    'errors',
-    'shapes',
-    'progress',
-    'writer',
-    'embedded',
-    'results',
-    'kernels',
+    'errors', 'shapes', 'progress', 'writer', 'embedded', 'results', 'kernels',
     'whole',
   },
   {'config', 'config_checks', 'text', 'ops', 'selection', 'metrics'},
   {'sharding', 'sae', 'optim', 'checkpoint', 'lm'},
   {
-    'objectives',
-    'components',
-    'architectures',
-    'export',
-    'activations',
+    'objectives', 'components', 'architectures', 'export', 'activations',
     'splicing',
   },
   {'train', 'evaluation'},
   {'plot', 'inputs', 'sweeps', 'runs'},
-)
+)  # fmt: skip
 LAYER = {name: i for i, names in enumerate(LAYERS) for name in names}
 FILES = sorted(PACKAGE.rglob('*.py'))
 TEXT_LIBRARIES = {'datasets', 'transformers', 'tokenizers', 'safetensors'}
