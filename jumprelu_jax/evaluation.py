@@ -177,7 +177,7 @@ def measure(
   pivot_D = jnp.asarray(baseline.mean_D, 'float32')
   saes = [setting.place(sae) for sae in saes]
   sums = [metrics.merge() for _ in saes]
-  for batch in setting.batches(f'evaluate {len(saes)} SAEs'):
+  for batch in setting.batches('evaluate SAEs'):
     clean = splicing.run_clean(setting.model, batch.tokens_BL, splice)
     found = [
       _spliced(sae, setting.model, clean, pivot_D, splice) for sae in saes

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 import dataclasses
 import functools
+from typing import Any
 
 import flax.struct
 import jax
@@ -19,6 +20,7 @@ from jax import numpy as jnp
 from jumprelu_jax.lm import loss as lm_loss
 from jumprelu_jax.lm import sites
 from jumprelu_jax.lm import transformer
+from jumprelu_jax.lm.architecture import Architecture
 from jumprelu_jax.text import packing
 
 
@@ -61,7 +63,7 @@ class Clean:
 
 
 def make(
-  architecture,
+  architecture: Architecture,
   where: sites.Site,
   source: sites.Site | None,
   *,
@@ -129,7 +131,7 @@ def at_predictions(
   clean: Clean,
   splice: Splice,
   *ends_BLD: jax.Array,
-):
+) -> Any:
   """Calls `lm_loss.at_predictions` on streams that `run_with` returned."""
   return lm_loss.at_predictions(
     fn, model, clean.tokens_BL, *ends_BLD, positions=splice.positions

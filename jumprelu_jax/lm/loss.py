@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from jax import numpy as jnp
@@ -41,7 +42,7 @@ def at_predictions(
   tokens_BL: jax.Array,
   *streams_BLD: jax.Array,
   positions: int,
-) -> dict[str, jax.Array]:
+) -> Any:
   """Returns a function of logits at all positions that have a next token.
 
   Logits are held for some positions at a time: of a whole batch they would be
@@ -49,14 +50,14 @@ def at_predictions(
   CPU, whose caches hold so few, it is faster besides.
 
   Args:
-    fn: (logits [B, V] of each stream, next tokens [B]) → {name: [B]}.
+    fn: (logits [B, V] of each stream, next tokens [B]) → a tree of [B].
     model: the model.
     tokens_BL: the tokens that gave the streams.
     *streams_BLD: residual streams at the end, as `transformer.residual` gives.
     positions: of each sequence at a time.
 
   Returns:
-    fn's results, [B, L - 1] each.
+    The tree, of [B, L - 1].
   """
 
   def at_one(args):
