@@ -181,6 +181,11 @@ def check(run: config_lib.RunConfig) -> None:
       f'config.objective.components: {name} has no bandwidth; leave '
       "'adaptive_bandwidth' away."
     )
+  if run.sae.initial_frequency and name.startswith('gated'):
+    raise errors.InputError(
+      f'config.sae.initial_frequency={run.sae.initial_frequency}: {name} has '
+      'two biases in place of b_enc; set it to 0.'
+    )
   _check_prefixes(run, architecture)
   _check_sites(run, architecture)
   _check_aux_k(run, parts)

@@ -138,23 +138,30 @@ def test_l0_controller_moves_the_log_of_lambda_by_the_log_of_l0(objective):
 
 @pytest.mark.parametrize('warmth', [1.0, 0.25])
 @pytest.mark.parametrize(
-  ('penalty', 'bound'), [(0.01, 0.1), (1000.0, 10.0), (2.0, None)]
+  ('penalty', 'l0', 'bound'),
+  [
+    (0.01, 8, 0.1),  # too dense, and lambda of no effect: lifted at once
+    (1000.0, 2, 10.0),  # too sparse, and lambda huge: lowered at once
+    (2.0, 4, None),
+    (0.01, 2, None),  # too sparse already: not lifted
+    (1000.0, 8, None),  # too dense still: not lowered
+  ],
 )
 def test_l0_controller_keeps_the_penalty_near_the_error(
-  objective, penalty, bound, warmth
+  objective, penalty, l0, bound, warmth
 ):
   # Squared error 4, and a penalty at the full lambda: with which integral would
   # it be a tenth of 4, or ten times?
   component = components.l0_controller(objective)
   state = {'integral': jnp.float32(0.3), 'error': jnp.float32(-0.2)}
-  at_target = seen(
-    np.ones((2, 4)),
+  step = seen(
+    np.ones((2, l0)),  # the target is 4
     squared_error=4.0,
     penalty=warmth * penalty,
     warmth=warmth,
   )
-  after = component.after(state, at_target)
-  assert after['error'] == 0
+  after = component.after(state, step)
+  np.testing.assert_allclose(after['error'], np.log(l0 / 4), atol=1e-6)
   if bound is None:
     np.testing.assert_allclose(after['integral'], 0.3, rtol=1e-6)
     return
