@@ -156,18 +156,21 @@ def test_metrics_that_are_not_defined_are_null(finished):
 
 
 def test_importance_and_special_positions_are_asked_for(finished):
-  workdir, rows = finished
-  folder = workdir / 'jumprelu_l0_0.001'
-  run = runs.load_run(folder).with_values(
+  folder = finished[0] / 'jumprelu_l0_0.001'
+  # Before the last block, where other positions still attend to special ones.
+  run = runs.load_run(folder).with_values({'lm.layer': 0})
+  asked = run.with_values(
     {
       'evaluation.importance_sequences': 4,
       'evaluation.splice_special': True,
     }
   )
-  row = runs.evaluate_folder(folder, run, inputs.prepare(run))
+  plain = runs.evaluate_folder(folder, run, inputs.prepare(run))
+  row = runs.evaluate_folder(folder, asked, inputs.prepare(asked))
+  assert plain['importance_uniformity'] is None
   assert 0 < row['importance_uniformity'] <= 1
-  assert row['kl'] != rows[0]['kl']
-  assert row['fvu'] == rows[0]['fvu']
+  assert row['kl'] != plain['kl']
+  assert row['fvu'] == plain['fvu']
 
 
 def test_saes_are_evaluated_in_groups_that_fit(finished, monkeypatch):
