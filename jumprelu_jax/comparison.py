@@ -169,6 +169,10 @@ def compare(
     metric's units. And lines about what was left out, and why.
   """
   table, notes = [], []
+  for metric in metrics:
+    if all(finished.number(row, metric) is None for row in rows):
+      notes.append(f'{metric} is in no run')
+      metrics = [other for other in metrics if other != metric]
   alike = (*finished.SETTING, *finished.PLACE)
   for key, here in finished.groups(rows, alike).items():
     place = dict(zip(alike, key, strict=True))
@@ -204,9 +208,9 @@ class _Pair:
     """Returns rows, and lines about what is missing."""
     a = fronts_by_seed(self.ours, self.metric)
     b = fronts_by_seed(self.theirs, self.metric)
-    for kind, fronts in ((self.kind, a), (self.reference, b)):
-      if not fronts:
-        return [], [f'no settled run of {"/".join(kind)} has {self.metric}']
+    if not a or not b:
+      settled = any(r['l0_settled'] for r in (self.theirs if a else self.ours))
+      return [], [f'{self.metric} is not in all runs'] if settled else []
     pairs = [(a[seed], b[seed]) for seed in a if seed in b]
     if not pairs:
       return [], ['no seed in common with the reference']
@@ -222,7 +226,9 @@ class _Pair:
         rows.append(row)
       elif l0s:
         low, high = min(r[0] for r in ranges), max(r[1] for r in ranges)
-        notes.append(f'L0 {l0:g} is not in the range {low:.4g} to {high:.4g}')
+        notes.append(
+          f'L0 {l0:g} is not in the common range {low:.4g} to {high:.4g}'
+        )
     return rows, notes
 
   def _at(self, l0, pairs):
