@@ -38,9 +38,10 @@ def expected_loss(thresholds: np.ndarray) -> np.ndarray:
   density, strength, variance = _parts(z)
   on = density * ((strength - z) ** 2 + variance + SPARSITY_COEFF)
   off = density * (strength**2 + variance)
-  is_on = z[None] > np.asarray(thresholds)[:, None]
-  loss = np.where(is_on[:, None], on[None], off[None]).sum(axis=1)
-  return np.trapezoid(loss, z, axis=-1)
+  # Off below the threshold, on above it.
+  on_below, off_below = (_integral(part.sum(axis=0), z) for part in (on, off))
+  change = np.interp(thresholds, z, off_below - on_below)
+  return on_below[-1] + change
 
 
 def expected_gradient(thresholds: np.ndarray) -> np.ndarray:
@@ -86,9 +87,8 @@ def loss(
 @functools.partial(jax.jit, static_argnames='fn')
 def _at_all(fn, thresholds, strength_B, z_B, bandwidth):
   """Returns fn at each threshold."""
-  return jax.lax.map(
-    lambda threshold: fn(threshold, strength_B, z_B, bandwidth), thresholds
-  )
+  each = jax.vmap(fn, in_axes=(0, None, None, None))
+  return each(thresholds, strength_B, z_B, bandwidth)
 
 
 _GRADIENT = jax.grad(loss)
@@ -172,6 +172,12 @@ def _parts(z):
     np.stack([np.zeros_like(z), strength]),
     variance,
   )
+
+
+def _integral(y, x):
+  """Returns the integral of y up to each x."""
+  pieces = (y[1:] + y[:-1]) / 2 * np.diff(x)
+  return np.concatenate([[0], np.cumsum(pieces)])
 
 
 def _normal(x, mean, deviation):

@@ -64,7 +64,7 @@ def draw(table: Sequence[finished.Row], title: str) -> mpl_figure.Figure:
       for cut in (0.01, 0.1):
         ax.axvline(cut, color='0.4', linewidth=0.8, linestyle=':', zorder=1)
       ax.set(xscale='log', xlim=(never / 2, 1), ylim=(0, None))
-      ax.yaxis.set_major_formatter(ticker.PercentFormatter(1, decimals=0))
+      ax.yaxis.set_major_formatter(ticker.PercentFormatter(1))
       _tick_decades(ax, never)
     label = 'Share of positions on which a latent fires'
     return figure.label(label, 'Share of latents')

@@ -83,7 +83,8 @@ def table_of() -> list[dict[str, object]]:
   Returns:
     For each activation function, rows of `curve` 'function' (x: z, y: f),
     'absent' and 'present' (x: middle of a bin of f > 0, y: share of all tokens
-    in it), 'true' (the same of the strengths), 'false_positives' (y: share of
+    in it), 'true' (the same of the strengths), 'absent_range' and
+    'present_range' (x: where 95% of such z lie), 'false_positives' (y: share of
     the tokens without the feature that fire) and 'mean_error' (y: mean of f - s
     over the tokens with it).
   """
@@ -92,7 +93,8 @@ def table_of() -> list[dict[str, object]]:
   for name, activation in ACTIVATIONS.items():
     f_grid = np.asarray(activation(jnp.asarray(_GRID, 'float32')))
     f_B = np.asarray(activation(jnp.asarray(tokens.z_B)))
-    curves = {'function': (_GRID, f_grid)} | _histograms(tokens, f_B)
+    curves = {'function': (_GRID, f_grid), **_ranges()}
+    curves |= _histograms(tokens, f_B)
     table += [
       {'activation': name, 'curve': curve, 'x': float(x), 'y': float(y)}
       for curve, (xs, ys) in curves.items()
@@ -118,7 +120,7 @@ def draw(table: Sequence[Mapping[str, object]]) -> mpl_figure.Figure:
         f'{name}\n{false_positives:.0%} false positives\n'
         f'mean error {round(mean_error, 1) + 0.0:.1f}'
       )
-      _draw_function(top, *curves['function'])
+      _draw_function(top, curves)
       _draw_histograms(bottom, curves)
     above[0].set_ylabel('Activation')
     below[0].set_ylabel('Share of tokens')
@@ -147,16 +149,24 @@ def _histograms(tokens, f_B):
   }
 
 
-def _draw_function(ax, zs, fs):
-  """Draws an activation function over where z lies, 95% of each sort."""
-  spread = np.hypot(STRENGTH_SPREAD, NOISE)
-  for sort, middle, deviation in (
-    ('absent', 0, NOISE),
-    ('present', STRENGTH, spread),
-  ):
-    _, color, hatch = _LOOKS[sort]
-    low, high = middle - 1.96 * deviation, middle + 1.96 * deviation
+def _ranges():
+  """Returns where 95% of z lie, of tokens without and with the feature."""
+  spread = float(np.hypot(STRENGTH_SPREAD, NOISE))
+  return {
+    'absent_range': ((-1.96 * NOISE, 1.96 * NOISE), (0, 0)),
+    'present_range': (
+      (STRENGTH - 1.96 * spread, STRENGTH + 1.96 * spread),
+      (0, 0),
+    ),
+  }
+
+
+def _draw_function(ax, curves):
+  """Draws an activation function over where z lies."""
+  for sort, (_, color, hatch) in _LOOKS.items():
+    low, high = curves[f'{sort}_range'][0]
     ax.axvspan(low, high, facecolor=color, alpha=0.25, hatch=hatch, linewidth=0)
+  zs, fs = curves['function']
   ax.plot(zs, zs, color='0.3', linestyle='--', linewidth=0.8)
   ax.plot(zs, fs, color='black')
   ax.set(xlim=(zs[0], zs[-1]), ylim=(-0.3, zs[-1]))
