@@ -251,3 +251,13 @@ def test_no_reference_is_an_input_error():
   rows += front([(5, 0.5)], objective='target_l0')
   with pytest.raises(errors.InputError, match='2 jumprelu .*jumprelu/tanh'):
     comparison.reference_of(rows, 'jumprelu')
+
+
+@pytest.mark.parametrize(('seeds', 'share'), [(2, 0.53), (5, 0.84), (10, 0.9)])
+def test_intervals_cover_as_often_as_is_said(seeds, share):
+  draws = np.random.default_rng(2).normal(size=(300, seeds))
+  covered = 0
+  for differences in draws:
+    low, high, _ = comparison.interval(differences)
+    covered += low <= 0 <= high
+  assert covered / 300 == pytest.approx(share, abs=0.08)

@@ -38,6 +38,12 @@ def test_rows_are_joined_with_their_folders(run):
   assert first['fvu'] == 0.2
 
 
+def test_the_table_has_the_last_word(run):
+  path = run / 'sae_0' / 'evaluation.json'
+  path.write_text(json.dumps(json.loads(path.read_text()) | {'fvu': 0.9}))
+  assert finished.read([run])[0]['fvu'] == 0.2
+
+
 def test_a_row_without_a_folder_is_read(run):
   (run / 'sae_0' / 'evaluation.json').unlink()
   first, second = finished.read([run])
