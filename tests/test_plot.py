@@ -112,8 +112,9 @@ def test_lines_differ_in_more_than_colour():
   assert len(set(in_grey)) == len({marker for marker, _ in in_grey}) == 10
 
 
-def test_pareto_is_drawn(tmp_path):
-  plot.pareto(front([(7, 0.3), (90, 0.1)]), tmp_path)
+@pytest.mark.parametrize('l0', [7, 0], ids=['fires', 'dead'])
+def test_pareto_is_drawn(tmp_path, l0):
+  plot.pareto(front([(l0, 0.3), (10 * l0, 0.1)]), tmp_path)
   assert {path.name for path in tmp_path.iterdir()} == {
     'pareto.png',
     'pareto.pdf',
@@ -241,9 +242,10 @@ def crowd(kinds, layers, sites, points):
   [
     (KINDS, (9, 20, 31), ('attn_z', 'mlp_out', 'resid_post')),
     (KINDS[:2], (9,), ('mlp_in->mlp_out/5', 'resid_post')),
+    (KINDS, (9,), ('resid_post',)),
     (KINDS[:1], (9,), ('resid_post',)),
   ],
-  ids=['many', 'two', 'one'],
+  ids=['many', 'two', 'legend', 'one'],
 )
 def test_fronts_can_be_read(kinds, layers, sites, points):
   metric = 'relative_reconstruction_bias' if points is NARROW else 'fvu'

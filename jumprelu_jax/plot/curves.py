@@ -32,8 +32,8 @@ def table_of(
 
   Returns:
     A row for each record: the SAE, its L0 on held-out text, the step and the
-    metric, its mean over the steps since the record before. Squared errors are
-    those of activations whose mean squared norm is 1.
+    metric, above 0, its mean over the steps since the record before. Squared
+    errors are those of activations whose mean squared norm is 1.
   """
   table = []
   for row in rows:

@@ -99,9 +99,9 @@ def draw(table: Sequence[Row], lines: Lines, title: str) -> mpl_figure.Figure:
         style.log_axis(ax.xaxis, [row['l0'] for row in table])
         ax.tick_params(labelbottom=layer == last)
         ax.set_xlabel(_L0 if layer == last else None)
-    figure.supylabel(metric.label)
     style.title(figure, title)
-    _add_legend(figure, table, lines)
+    below = _add_legend(figure, table, lines) / figure.get_figheight()
+    figure.supylabel(metric.label, y=(1 + below) / 2)  # in the middle of panels
   return figure
 
 
@@ -114,17 +114,18 @@ def pareto(rows: Sequence[Row], folder: str | os.PathLike) -> None:
     folder: where the pictures are written.
   """
   lines = style.lines(finished.groups(rows, finished.KIND))
-  tables = [table_of(rows, metric) for metric in ('delta_lm_loss', 'fvu')]
+  tables = {name: table_of(rows, name) for name in ('delta_lm_loss', 'fvu')}
   with style.look():
     figure = style.figure(style.PAGE, 2.6)
-    for ax, table in zip(figure.subplots(1, 2), tables, strict=True):
-      _draw_panel(ax, table, lines)
-      ax.set(xlabel=_L0, ylabel=METRICS[table[0]['metric']].label)
-      style.log_axis(ax.xaxis, [row['l0'] for row in table])
+    for ax, name in zip(figure.subplots(1, 2), tables, strict=True):
+      ax.set(xlabel=_L0, ylabel=METRICS[name].label)
+      if tables[name]:  # none where every SAE has L0 = 0
+        _draw_panel(ax, tables[name], lines)
+        style.log_axis(ax.xaxis, [row['l0'] for row in tables[name]])
     first = rows[0]
     place = f'{first["site"]} of layer {first["layer"]}'
     style.title(figure, f'{title_of(first)}; {place}')
-    _add_legend(figure, tables[0], lines)
+    _add_legend(figure, tables['fvu'], lines)
   style.save(figure, folder, 'pareto')
 
 
@@ -220,13 +221,13 @@ def _draw_kind(ax, rows, line):
 
 
 def _add_legend(figure, table, lines):
-  """Adds a legend of the kinds, and what hollow markers and bands are."""
+  """Adds a legend, with what marks and bands are; returns its height."""
   drawn = finished.groups(table, finished.KIND)
-  most = max(row['num_seeds'] for row in table)
+  most = max((row['num_seeds'] for row in table), default=0)
   notes = []
   if most > 1:
     notes.append(f'line and band: mean and range of up to {most} seeds')
   if not all(row['l0_settled'] for row in table):
     notes.append('hollow: L0 has not settled')
   entries = {', '.join(kind): lines[kind] for kind in drawn}
-  style.legend(figure, entries, notes)
+  return style.legend(figure, entries, notes)

@@ -112,13 +112,16 @@ def save_with_table(
 
 def legend(
   figure: mpl_figure.Figure, entries: Mapping[str, Line], notes: Sequence[str]
-) -> None:
+) -> float:
   """Puts a legend below the panels, and makes the figure taller by it.
 
   Args:
     figure: without a legend so far.
     entries: label → look.
     notes: lines above the entries.
+
+  Returns:
+    The height that was added, inches.
   """
   handles = [
     mpl_lines.Line2D([], [], **dataclasses.asdict(look), label=label)
@@ -128,7 +131,8 @@ def legend(
   room = figure.get_figwidth() / (longest * _LETTER + 0.6)
   columns = max(1, min(len(handles), int(room)))
   text_lines = len(notes) + -(-len(handles) // columns)
-  figure.set_figheight(figure.get_figheight() + _TEXT_LINE * text_lines)
+  height = _TEXT_LINE * text_lines
+  figure.set_figheight(figure.get_figheight() + height)
   figure.legend(
     handles=handles,
     loc='outside lower left',
@@ -138,6 +142,7 @@ def legend(
     handlelength=3,
     frameon=False,
   )
+  return height
 
 
 def title(
