@@ -43,5 +43,7 @@ setuptools.setup(
     'tpu': ['jax[tpu]>=0.10.2,<0.13'],
     # torch is an oracle: nothing but tests imports it.
     'test': ['pytest>=9,<10', 'ruff>=0.17,<0.18', 'torch==2.13.0'],
+    # For `pytest -m saelens`, whose numbers are of this version.
+    'saelens': ['pytest>=9,<10', 'sae-lens==6.54.12', 'torch==2.13.0'],
   },
 )

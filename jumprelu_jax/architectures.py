@@ -169,11 +169,22 @@ def check(run: config_lib.RunConfig) -> None:
       f'config.objective.components={run.objective.components}: {name} has '
       'neither a sparsity coefficient nor a bandwidth; leave it empty.'
     )
+  aims = [part for part in parts if part.startswith('target_')]
+  if aims and 'l0_controller' in run.objective.components:
+    raise errors.InputError(
+      f"config.objective.components: 'l0_controller' and {aims[0]!r} both aim "
+      "at target_l0; use one, such as the objective 'l0' with the controller."
+    )
   has_bandwidth = 'l0' in architecture.trained_by
   if 'adaptive_bandwidth' in run.objective.components and not has_bandwidth:
     raise errors.InputError(
       f'config.objective.components: {name} has no bandwidth; leave '
       "'adaptive_bandwidth' away."
+    )
+  if run.sae.initial_frequency and name.startswith('gated'):
+    raise errors.InputError(
+      f'config.sae.initial_frequency={run.sae.initial_frequency}: {name} has '
+      'two biases in place of b_enc; set it to 0.'
     )
   _check_prefixes(run, architecture)
   _check_sites(run, architecture)

@@ -34,7 +34,7 @@ class Seen(NamedTuple):
     encoding: the latents.
     coefficients: the objective's numbers, as the step used them.
     squared_error: of the SAE, mean over rows.
-    penalty: what the objective adds to it.
+    penalty: what lambda weighs, times lambda.
     warmth: share of lambda that its warm-up allowed.
   """
 
@@ -98,7 +98,9 @@ def selection_threshold(config: config_lib.ObjectiveConfig) -> Component:
     mean = _THRESHOLD_DECAY * old + (1 - _THRESHOLD_DECAY) * cutoff
     return {'threshold': jnp.where(old < 0, cutoff, mean)}
 
-  return Component(lambda M: {'threshold': jnp.full((), -1.0)}, after)
+  return Component(
+    lambda M: {'threshold': jnp.full((), -1.0, 'float32')}, after
+  )
 
 
 # Bounds of the penalty, as multiples of the squared error.
@@ -122,15 +124,19 @@ def l0_controller(config: config_lib.ObjectiveConfig) -> Component:
     l0 = jnp.mean(jnp.sum(seen.encoding.active_BM, axis=-1))
     error = jnp.log(jnp.maximum(l0, 1e-3) / seen.coefficients.target_l0)
     error = jnp.clip(error, -1, 1)
+    old = state['integral']
+    integral = old + config.controller_rate * error
     penalty = jnp.maximum(seen.penalty, 1e-30)
     full_penalty = penalty / jnp.maximum(seen.warmth, 1e-30)
     # The integral with which the penalty would equal the squared error.
     even = log_factor(state) + jnp.log(seen.squared_error / full_penalty)
-    integral = jnp.clip(
-      state['integral'] + config.controller_rate * error,
-      even + jnp.log(_LEAST_PENALTY),
-      even + jnp.log(_MOST_PENALTY),
-    )
+    low, high = even + jnp.log(_LEAST_PENALTY), even + jnp.log(_MOST_PENALTY)
+    # A bound may stop the integral, or hurry it, but not turn it round.
+    low = jnp.where(error > 0, low, jnp.minimum(low, old))
+    high = jnp.where(error < 0, high, jnp.maximum(high, old))
+    bounded = jnp.clip(integral, low, high)
+    # Without a penalty, as where nothing fires, there is nothing to bound by.
+    integral = jnp.where(seen.penalty > 0, bounded, integral)
     return {'integral': integral, 'error': error}
 
   def before(state, coefficients):

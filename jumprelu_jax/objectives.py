@@ -217,7 +217,9 @@ def _aux_k(forward, c):
   e_hat_BD = ops.matmul(f_BM, sae.W_dec, sae.compute_dtype)
   total = _mean_sum(residual_BD**2)
   error = _mean_sum((residual_BD - e_hat_BD) ** 2)
-  return c.aux_k_coeff * jnp.where(total > 0, error / total, 0)
+  # Not error / total: where that is no number, its gradient is none either.
+  share = error / jnp.where(total > 0, total, 1)
+  return c.aux_k_coeff * jnp.where(total > 0, share, 0)
 
 
 #: Objectives by the names that configs and results.csv use.
@@ -235,6 +237,10 @@ OBJECTIVES: dict[str, tuple[Penalty, ...]] = {
   'gated_ri_l1': (ri_l1, gate_error),
   'aux_k': (aux_k,),
 }
+
+
+# Penalties that lambda does not weigh.
+_WITHOUT_LAMBDA = {pre_activation, gate_error, frozen_gate_error, aux_k}
 
 
 def split(name: str) -> tuple[str, ...]:
@@ -283,7 +289,8 @@ def evaluate(
 
   Returns:
     The loss; scalars to log: 'squared_error' of the SAE (per row), 'l0'
-    (latents per row) and each penalty under 'loss/'; and the latents.
+    (latents per row), 'penalty' (what lambda weighs) and each penalty under
+    'loss/'; and the latents.
 
   Raises:
     ValueError: the shapes do not agree.
@@ -292,12 +299,17 @@ def evaluate(
   y_hats = reconstruct(sae, encoding.f_BM, x_BD, c)
   forward = Forward(sae, x_BD, y_BD, encoding, y_hats)
   squared_errors = [_mean_sum((y_BD - y_hat_BD) ** 2) for y_hat_BD in y_hats]
-  loss = sum(squared_errors)
-  metrics = {'squared_error': squared_errors[-1], 'l0': _mean_l0(forward)}
-  for term in terms:
-    value = term(forward, c)
-    metrics[f'loss/{term.__name__}'] = value
-    loss += value
+  values = {term: term(forward, c) for term in terms}
+  loss = sum([*squared_errors, *values.values()])
+  metrics = {
+    'squared_error': squared_errors[-1],
+    'l0': _mean_l0(forward),
+    'penalty': sum(
+      (values[term] for term in terms if term not in _WITHOUT_LAMBDA),
+      jnp.zeros(()),
+    ),
+  }
+  metrics |= {f'loss/{term.__name__}': values[term] for term in terms}
   return loss, (metrics, encoding)
 
 

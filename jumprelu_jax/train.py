@@ -136,7 +136,6 @@ def train_step(
   coefficients = coefficients.replace(
     sparsity_coeff=warm * coefficients.sparsity_coeff
   )
-
   for name, component in components.items():
     coefficients = component.before(state.components[name], coefficients)
 
@@ -148,10 +147,8 @@ def train_step(
   )
   updates, opt_state = tx.update(grads, state.opt_state, state.sae)
   sae = optax.apply_updates(state.sae, updates).constrain()
-  squared_error = terms['squared_error']
-  penalty = sum(v for name, v in terms.items() if name.startswith('loss/'))
   seen = components_lib.Seen(
-    encoding, coefficients, squared_error, penalty, warm
+    encoding, coefficients, terms['squared_error'], terms['penalty'], warm
   )
   states = {
     name: component.after(state.components[name], seen)

@@ -45,8 +45,10 @@ def make_run():
   """Returns a function from dotted overrides to a small RunConfig."""
 
   def make(**values):
-    recipe = quickstart.get_config('quick').to_dict()
-    run = config_lib.RunConfig.from_config_dict(recipe)
+    recipe = quickstart.get_config('quick')
+    # Small enough for every number of latents that tests have.
+    recipe.sae.k, recipe.objective.target_l0 = 2, 2.0
+    run = config_lib.RunConfig.from_config_dict(recipe.to_dict())
     return run.with_values({k.replace('__', '.'): v for k, v in values.items()})
 
   return make

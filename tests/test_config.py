@@ -27,9 +27,9 @@ def build(recipe, arg=''):
 @pytest.mark.parametrize('recipe', RECIPES)
 def test_recipe_is_valid_and_traces(recipe, arg):
   run = build(recipe, arg)
-  train.check_names(run)
+  train.check(run)
   state = jax.eval_shape(
-    lambda key: train.init_state(run, 32, key), jax.random.key(0)
+    lambda key: train.init_state(run, (32,), key), jax.random.key(0)
   )
   assert state.sae.W_enc.shape == (32, run.sae.num_latents)
 
@@ -50,7 +50,8 @@ def test_round_trip_through_json():
 
 def test_with_values_changes_and_checks():
   run = build('quickstart')
-  assert run.with_values({'seed': 3, 'sae.num_latents': 8}).sae.num_latents == 8
+  changed = run.with_values({'seed': 3, 'sae.num_latents': 800})
+  assert (changed.seed, changed.sae.num_latents) == (3, 800)
   with pytest.raises(errors.InputError, match='expected > 0'):
     run.with_values({'objective.bandwidth': 0.0})
 
@@ -68,13 +69,12 @@ def test_with_values_changes_and_checks():
     ({'optimizer.learning_rate': float('inf')}, 'expected > 0'),
     ({'optimizer.decay_fraction': 1.5}, '<= 1'),
     ({'sae.compute_dtype': 'float16'}, 'float32, bfloat16'),
-    ({'sweep.sparsity_coeffs': ()}, 'at least one'),
-    ({'sweep.sparsity_coeffs': (1.0, 1.0)}, 'none twice'),
-    ({'sweep.sparsity_coeffs': (-1.0,)}, 'numbers >= 0'),
-    ({'sweep.sparsity_coeffs': 1.0}, 'expected several floats'),
+    ({'objective.sparsity_coeff': -1.0}, 'expected >= 0'),
+    ({'sweep.saes': 'jumprelu/l0/1'}, 'expected several strs'),
+    ({'sweep.saes': (1.0,)}, 'has type float; expected str'),
     ({'train.steps_per_checkpoint': 30}, 'not a multiple'),
-    ({'optimizer.warmup_steps': 2000}, 'shorten the warm-up'),
-    ({'objective.sparsity_warmup_steps': 2000}, 'shorten the warm-up'),
+    ({'optimizer.warmup_steps': 2001}, 'shorten the warm-up'),
+    ({'objective.sparsity_warmup_steps': 2001}, 'shorten the warm-up'),
     ({'activations.bucket_rows': 100}, 'holds not one sequence.*larger'),
     ({'activations.bucket_rows': 1000}, 'make the bucket larger'),
     ({'activations.mode': 'lively'}, 'expected one of stored, live'),
@@ -114,7 +114,7 @@ def test_unknown_names_list_the_known_ones(key):
   with pytest.raises(
     errors.InputError, match=f'{group}.{key}.*expected one of'
   ):
-    train.check_names(run)
+    train.check(run)
 
 
 def test_words_may_be_given_with_commas():

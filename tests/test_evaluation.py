@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from jumprelu_jax import evaluation
-from jumprelu_jax import sae as sae_lib
 from jumprelu_jax.lm import huggingface
 from jumprelu_jax.lm import loss as lm_loss
 from jumprelu_jax.lm import sites
 from jumprelu_jax.lm import transformer
+from jumprelu_jax.sae import maps
+from jumprelu_jax.sae import released
 
 SITES = [sites.Site(name, i % 2) for i, name in enumerate(sites.SITES)]
 
@@ -36,10 +37,10 @@ def random_sae(d_model, seed=0):
   def normal(*shape):
     return jnp.asarray(rng.normal(size=shape), 'float32')
 
-  return sae_lib.SAE(
+  return released.SAE(
     W_enc=normal(d_model, 20),
     b_enc=normal(20),
-    W_dec=sae_lib.unit_rows(normal(20, d_model)),
+    W_dec=maps.unit_rows(normal(20, d_model)),
     b_dec=normal(d_model),
     threshold=jnp.asarray(rng.uniform(0.1, 2.0, 20), 'float32'),
   )
@@ -115,6 +116,50 @@ def test_metrics_equal_the_reference(model, where):
       cancelled = abs(x_hat * x).sum() / abs((x_hat * x).sum())
       tolerance = {'rtol': 1e-5 * cancelled}
     np.testing.assert_allclose(got[name], value, err_msg=name, **tolerance)
+
+
+def test_transcoder_metrics_equal_the_reference(model):
+  source, target = sites.Site('attn_z', 0), sites.Site('mlp_out', 1)
+  tokens_NL, rng = heldout(), np.random.default_rng(5)
+  W_skip = rng.normal(size=(site_dim(model, source), 16)) / 8
+  transcoder = random_sae(site_dim(model, source)).replace(
+    W_dec=maps.unit_rows(jnp.asarray(rng.normal(size=(20, 16)), 'float32')),
+    b_dec=jnp.asarray(rng.normal(size=16), 'float32'),
+    W_skip=jnp.asarray(W_skip, 'float32'),
+  )
+  baseline = evaluation.measure_baseline(model, tokens_NL, target, 4)
+  got = evaluation.evaluate(
+    transcoder, model, tokens_NL, target, 4, baseline, source
+  )
+
+  is_text_NL = tokens_NL > 2
+  x_NLD, y_NLE = (
+    np.asarray(a, float)
+    for a in transformer.tap(model, tokens_NL, (source, target))
+  )
+  p = {
+    name: np.asarray(getattr(transcoder, name), float)
+    for name in ('W_enc', 'b_enc', 'W_dec', 'b_dec', 'threshold')
+  }
+  pre = x_NLD @ p['W_enc'] + p['b_enc']
+  f = pre * (pre > p['threshold'])
+  y_hat_NLE = f @ p['W_dec'] + p['b_dec'] + x_NLD @ W_skip
+  spliced_NLE = np.where(is_text_NL[..., None], y_hat_NLE, y_NLE)
+  loss_spliced = mean_loss(
+    model,
+    tokens_NL,
+    {target: lambda _: jnp.asarray(spliced_NLE, 'float32')},
+  )
+  y, y_hat = y_NLE[is_text_NL], y_hat_NLE[is_text_NL]
+  fvu = ((y - y_hat) ** 2).sum() / ((y - y.mean(0)) ** 2).sum()
+  np.testing.assert_allclose(got['loss_spliced'], loss_spliced, rtol=1e-5)
+  np.testing.assert_allclose(got['fvu'], fvu, rtol=1e-5)
+  l0 = (f[is_text_NL] > 0).sum(-1).mean()
+  np.testing.assert_allclose(got['l0'], l0, rtol=1e-6)
+  # What the model itself would have said is something else.
+  clean = mean_loss(model, tokens_NL, {})
+  assert abs(loss_spliced - clean) > 1e-3
+  np.testing.assert_allclose(got['loss_clean'], clean, rtol=1e-5)
 
 
 @pytest.mark.parametrize('where', SITES, ids=str)

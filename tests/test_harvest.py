@@ -305,8 +305,8 @@ def test_live_shards_are_those_of_a_store(tmp_path):
   harvest_lib.harvest(PLAN, tap_one, {tmp_path: description})
   store, live = store_lib.Store(tmp_path), harvest_lib.Live(PLAN, tap_one)
   assert live.rows_per_shard == store.rows_per_shard
-  assert live.scale == store.scale
-  assert live.d_model == store.d_model
+  assert live.scales == store.scales
+  assert live.widths == store.widths == (3,)
   for index in (3, 0, 3):
     np.testing.assert_array_equal(live.open(index), store.open(index))
 

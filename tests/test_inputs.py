@@ -47,13 +47,62 @@ from jumprelu_jax.lm import sites
       {'mesh.data': 4, 'evaluation.sequences_per_batch': 6},
       "evaluation.sequences_per_batch=6 is not .*'data'=4; use a multiple",
     ),
-    ({'sae.architecture': 'topk'}, 'is not known; expected one of jumprelu'),
+    ({'sae.architecture': 'top'}, 'is not known; expected one of jumprelu'),
   ],
   ids=str,
 )
 def test_input_that_does_not_fit_is_refused(tiny_run, values, message):
   with pytest.raises(errors.InputError, match=message):
     inputs.prepare(tiny_run.with_values(values))
+
+
+TRANSCODER = {
+  'sae.architecture': 'jumprelu_transcoder',
+  'lm.site': 'mlp_in',
+  'lm.target_site': 'mlp_out',
+}
+
+
+@pytest.mark.parametrize(
+  ('values', 'message'),
+  [
+    (
+      {'lm.site': 'mlp_out', 'lm.target_site': 'mlp_in'},
+      'mlp_in of layer 1 does not come after mlp_out of layer 1',
+    ),
+    ({'lm.target_site': 'mlp_in'}, 'does not come after mlp_in of layer 1'),
+    ({'lm.target_layer': 0}, 'mlp_out of layer 0 does not come after mlp_in'),
+    ({'lm.target_site': 'mlp_uot'}, 'known sites: resid_pre, attn_z'),
+    ({'lm.target_layer': 2}, 'it has layers 0 to 1'),
+    ({'lm.target_site': ''}, 'jumprelu_transcoder needs target'),
+    (
+      {'activations.sites': ['mlp_in/1', 'mlp_out/0']},
+      'lacks the site to train at, mlp_out of layer 1',
+    ),
+    (
+      {'activations.sites': ['mlp_out/1']},
+      'lacks the site to train at, mlp_in of layer 1',
+    ),
+  ],
+  ids=str,
+)
+def test_target_that_does_not_fit_is_refused(tiny_run, values, message):
+  with pytest.raises(errors.InputError, match=message):
+    inputs.prepare(tiny_run.with_values(TRANSCODER | values))
+
+
+def test_target_may_be_of_a_later_block(tiny_run):
+  # resid_pre comes first in a block, and after all of the block before.
+  values = {
+    'lm.site': 'resid_post',
+    'lm.layer': 0,
+    'lm.target_site': 'resid_pre',
+    'lm.target_layer': 1,
+  }
+  prepared = inputs.prepare(tiny_run.with_values(TRANSCODER | values))
+  needed = (sites.Site('resid_post', 0), sites.Site('resid_pre', 1))
+  assert (prepared.where, prepared.target) == needed
+  assert prepared.harvested == prepared.trained_on == needed
 
 
 def test_empty_heldout_text_is_refused(tiny_run, tmp_path):
@@ -162,7 +211,9 @@ def test_training_from_a_store_outside_is_training_from_its_own(
     found.append(train.fit(run, shards, prepared.mesh, workdir / 'sae'))
     assert (workdir / 'activations').exists() == (name == 'own')
   one, other = found
-  np.testing.assert_allclose(one.W_dec, other.W_dec, rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(
+    one.sae.W_dec, other.sae.W_dec, rtol=1e-4, atol=1e-5
+  )
   assert (test_harvest.contents(folder), test_harvest.times(folder)) == (
     before,
     then,

@@ -32,11 +32,13 @@ def overrides(tiny_lm, tiny_text):
     'text.heldout': tiny_text,
     'text.context_length': 16,
     'sae.num_latents': 32,
+    'sae.k': 2,
+    'objective.target_l0': 2,
     'train.batch_size': 64,
     'train.steps': 1500,
     'train.steps_per_log': 50,
     'train.steps_per_checkpoint': 100,
-    'sweep.sparsity_coeffs': '1e-3,1e-1',
+    'sweep.saes': 'jumprelu/l0/1e-3/1e-1',
   }
   config = ROOT / 'configs' / 'quickstart.py'
   return [f'--config={config}:quick'] + [
@@ -83,7 +85,8 @@ def test_killed_sweep_ends_bit_identical(overrides, tmp_path):
   done = run('sweep', *overrides, f'--workdir={killed}')
   assert done.returncode == 0, done.stderr
   assert first.stat().st_mtime_ns == written  # not trained again
-  assert 'train 0.001' not in done.stderr
+  assert 'train jumprelu_l0_0.1: ' in done.stderr
+  assert 'train jumprelu_l0_0.001: ' not in done.stderr
   (table, arrays), (want_table, want_arrays) = outcome(killed), outcome(whole)
   assert table == want_table
   assert arrays.keys() == want_arrays.keys()
@@ -119,12 +122,17 @@ def test_train_makes_one_sae(overrides, tmp_path):
       'Did you mean "num_latents" instead of "num_latent"?',
     ),
     ('sweep', ['--config.sae.num_latents=many'], 'invalid literal for int'),
+    (
+      'sweep',
+      ['--config.sweep.saes=jumprelu/l0/1e-3,topk/aux_k/1.5'],
+      "'topk/aux_k/1.5' is not of the form",
+    ),
     ('train', ['--config.lm.layer=7'], 'it has layers 0 to 1'),
     ('train', ['stray'], 'are not flags'),
     ('sweep', ['--config=configs/none.py'], 'none.py'),
     ('sweep', ['--config=configs/quickstart.py:fast'], 'quick'),
   ],
-  ids=['key', 'type', 'layer', 'stray', 'recipe', 'argument'],
+  ids=['key', 'type', 'saes', 'layer', 'stray', 'recipe', 'argument'],
 )
 def test_bad_input_is_one_line_and_harms_nothing(
   overrides, tmp_path, launcher, extra, message

@@ -16,7 +16,7 @@ LAYERS = (
   {'objectives', 'components', 'architectures', 'export', 'activations'},
   {'train', 'evaluation'},
   {'plot', 'inputs', 'sweeps', 'runs'},
-)
+)  # fmt: skip
 LAYER = {name: i for i, names in enumerate(LAYERS) for name in names}
 FILES = sorted(PACKAGE.rglob('*.py'))
 TEXT_LIBRARIES = {'datasets', 'transformers', 'tokenizers', 'safetensors'}

@@ -30,32 +30,33 @@ def make_live(tiny_run):
 
 
 def fit(run, workdir):
-  """(Trained parameters, the shards that they are trained on)."""
+  """(The state after training, the shards that it is trained on)."""
   prepared = inputs.prepare(run)
   workdir.mkdir(exist_ok=True)
   shards = runs.open_shards(prepared, workdir)
-  return train.fit(run, shards, prepared.mesh, workdir / 'sae'), shards
+  state = train.fit(run, shards, prepared.mesh, workdir / 'sae')
+  return state, shards
 
 
-def assert_same(sae, other):
+def assert_same(state, other):
   for leaf, wanted in zip(
-    jax.tree.leaves(sae), jax.tree.leaves(other), strict=True
+    jax.tree.leaves(state), jax.tree.leaves(other), strict=True
   ):
     np.testing.assert_array_equal(np.array(leaf), np.array(wanted))
 
 
 @pytest.fixture(scope='module', params=['float32', 'bfloat16'])
 def stored(request, make_live, tmp_path_factory):
-  """(dtype, parameters) of stored training."""
+  """(dtype, state) of stored training."""
   dtype = request.param
   run = make_live(activations__mode='stored', activations__dtype=dtype)
   folder = tmp_path_factory.mktemp('stored')
-  sae, shards = fit(run, folder)
+  state, shards = fit(run, folder)
   assert len(list(folder.glob('activations/*/shard_*.npy'))) >= 6
   assert len(shards.rows_per_shard) >= 3
   # More than one epoch, whatever the text's length.
   assert STEPS * run.train.batch_size > 2 * sum(shards.rows_per_shard)
-  return dtype, sae
+  return dtype, state
 
 
 @pytest.mark.parametrize('prefetch_batches', [0, 3])
@@ -64,8 +65,8 @@ def test_live_is_stored(stored, make_live, tmp_path, prefetch_batches):
   run = make_live(
     activations__dtype=dtype, activations__prefetch_batches=prefetch_batches
   )
-  sae, shards = fit(run, tmp_path / 'run')
-  assert_same(sae, expected)
+  state, shards = fit(run, tmp_path / 'run')
+  assert_same(state, expected)
   assert shards.open(0).dtype == dtype
   # Only tokens are kept, and no row.
   names = {path.name for path in (tmp_path / 'run').iterdir()}
@@ -79,7 +80,7 @@ class FailingOnce:
   def __init__(self, shards, openings):
     self._shards, self._left = shards, openings
     self.rows_per_shard = shards.rows_per_shard
-    self.scale, self.d_model = shards.scale, shards.d_model
+    self.scales, self.widths = shards.scales, shards.widths
 
   def open(self, index):
     self._left -= 1
@@ -102,14 +103,14 @@ def test_interrupted_live_training_ends_the_same(stored, make_live, tmp_path):
     train.fit(run, FailingOnce(shards, 9), prepared.mesh, folder)
   checkpoints = [int(p.name) for p in (folder / 'checkpoints').glob('[0-9]*')]
   assert 0 < max(checkpoints) < STEPS
-  sae, _ = fit(run, tmp_path)
-  assert_same(sae, expected)
+  state, _ = fit(run, tmp_path)
+  assert_same(state, expected)
 
 
 def test_live_run_ends_with_results(make_live, tmp_path):
   run = make_live(train__steps=30, evaluation__sequences=8)
   runs.claim(tmp_path / 'run', run)
-  (row,) = runs.run_all(inputs.prepare(run), (1e-3,), tmp_path / 'run')
+  (row,) = runs.run_all(inputs.prepare(run), [run], tmp_path / 'run')
   assert row['steps'] == 30
   assert (tmp_path / 'run' / 'results.csv').is_file()
   assert not (tmp_path / 'run' / 'activations').exists()

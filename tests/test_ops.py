@@ -7,6 +7,7 @@ from jax import numpy as jnp
 import numpy as np
 import pytest
 
+from jumprelu_jax import kernels
 from jumprelu_jax import ops
 
 OPS = {'step': ops.step, 'jumprelu': ops.jumprelu}
@@ -108,6 +109,59 @@ def test_bandwidth_can_be_mapped_over(name):
   factor = {'step': 1.0, 'jumprelu': 0.5}[name]
   expected = [[-factor * 2 / 3 / 0.2], [-factor * 3 / 3 / 2.0]]
   np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize('name', OPS)
+def test_each_latent_can_have_its_own_window(name):
+  # 0.45 and 0.58 around 0.5: one is in a window of 0.1, both are in one of 0.2.
+  pre_BM = jnp.array([[0.45 + 1e-4] * 2, [0.58] * 2])
+  threshold_M, bandwidth_M = jnp.array([0.5, 0.5]), jnp.array([0.1, 0.2])
+  got = threshold_gradient(OPS[name], pre_BM, threshold_M, bandwidth_M)
+  factor = {'step': 1.0, 'jumprelu': 0.5}[name]
+  want = [-factor * 1 / 2 / 0.1, -factor * 2 / 2 / 0.2]
+  np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+def test_window_of_each_latent_has_no_gradient():
+  pre_BM, threshold_M = jnp.array([[0.48, 0.52]]), jnp.array([0.5, 0.5])
+  for op in OPS.values():
+    got = jax.grad(lambda b, op=op: jnp.sum(op(pre_BM, threshold_M, b)))(
+      jnp.array([0.1, 0.2])
+    )
+    np.testing.assert_array_equal(got, [0, 0])
+
+
+def test_estimator_through_the_jump_reaches_pre_activations():
+  # Window of width 0.2 around 0.5: 0.45 and 0.55 are inside.
+  pre_BM = jnp.array([[0.45], [0.55], [0.7], [0.3]])
+  g_BM = jnp.array([[1.0], [2.0], [4.0], [8.0]])
+  threshold_M = jnp.array([0.5])
+  through = ops.ESTIMATORS['threshold_and_encoder']
+  plain = ops.ESTIMATORS['threshold']
+  for op, plain_op, want in (
+    (through.step, plain.step, [[1 / 0.2], [2 / 0.2], [0], [0]]),
+    (
+      through.jumprelu,
+      plain.jumprelu,
+      [[0.5 / 0.2], [2 + 2 * 0.5 / 0.2], [4], [0]],
+    ),
+  ):
+    value_BM, vjp = jax.vjp(
+      lambda p, t, op=op: op(p, t, 0.2), pre_BM, threshold_M
+    )
+    plain_BM, plain_vjp = jax.vjp(
+      lambda p, t, op=plain_op: op(p, t, 0.2), pre_BM, threshold_M
+    )
+    np.testing.assert_array_equal(value_BM, plain_BM)
+    d_pre_BM, d_threshold_M = vjp(g_BM)
+    np.testing.assert_allclose(d_pre_BM, want, rtol=1e-6)
+    np.testing.assert_array_equal(d_threshold_M, plain_vjp(g_BM)[1])
+
+
+def test_default_jump_is_the_papers():
+  assert ops.Jump() == ops.Jump(
+    ops.Estimator(ops.step, ops.jumprelu), kernels.rectangle
+  )
 
 
 def test_window_is_evaluated_in_float32():

@@ -41,7 +41,7 @@ def architecture_of(run):
 @pytest.mark.parametrize('name', RECIPES)
 def test_recipe_fits_its_model(name, arg):
   run = load(name, arg)
-  train.check_names(run)
+  train.check(run)
   architecture = architecture_of(run)
   where = sites.Site(run.lm.site, run.lm.layer)
   named = tuple(map(sites.parse, run.activations.sites)) or (where,)

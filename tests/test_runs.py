@@ -14,18 +14,29 @@ from jumprelu_jax import export
 from jumprelu_jax import inputs
 from jumprelu_jax import plot
 from jumprelu_jax import runs
+from jumprelu_jax import sweeps
 from jumprelu_jax.activations import store as store_lib
 
-COEFFS = (1e-3, 1e-1)
+
+def run_sweep(run, workdir):
+  """Rows of a run's sweep, as experiments.sweep has them made."""
+  swept = sweeps.expand(run)
+  prepared = inputs.prepare(swept[0])
+  runs.claim(workdir, run)
+  return runs.run_all(prepared, swept, workdir)
 
 
 @pytest.fixture(scope='module')
-def finished(tiny_run, tmp_path_factory):
-  """(folder, rows) of a finished sweep of two."""
+def sweep(tiny_run):
+  """The config of a sweep of two."""
+  return tiny_run.with_values({'sweep.saes': ['jumprelu/l0/1e-3/1e-1']})
+
+
+@pytest.fixture(scope='module')
+def finished(sweep, tmp_path_factory):
+  """(folder, rows) of the finished sweep."""
   workdir = tmp_path_factory.mktemp('runs') / 'sweep'
-  runs.claim(workdir, tiny_run)
-  rows = runs.run_all(inputs.prepare(tiny_run), COEFFS, workdir)
-  return workdir, rows
+  return workdir, run_sweep(sweep, workdir)
 
 
 def contents(folder):
@@ -53,7 +64,25 @@ def test_results_have_exactly_the_columns(finished):
   assert float(table[0]['l0']) > float(table[1]['l0'])
 
 
-def test_an_sae_folder_holds_what_it_promises(finished, tiny_run):
+def test_results_of_topk_have_k_and_no_coefficient(tiny_run, tmp_path):
+  saes = ['topk/reconstruction/3', 'jumprelu/l0/0.01']
+  run = tiny_run.with_values({'sweep.saes': saes})
+  run_sweep(run, tmp_path / 'sweep')
+  with (tmp_path / 'sweep' / 'results.csv').open() as file:
+    table = list(csv.DictReader(file))
+  keys = ('architecture', 'objective', 'sparsity_coeff', 'k')
+  assert [[row[key] for key in keys] for row in table] == [
+    ['topk', 'reconstruction', '', '3'],
+    ['jumprelu', 'l0', '0.01', ''],
+  ]
+  assert 0 < float(table[0]['l0']) <= 3
+  names = {path.name for path in (tmp_path / 'sweep').glob('*_*')}
+  assert names == {'topk_reconstruction_3', 'jumprelu_l0_0.01'}
+  sae = export.load_npz(tmp_path / 'sweep/topk_reconstruction_3/params.npz')
+  assert sae.k == 3
+
+
+def test_an_sae_folder_holds_what_it_promises(finished, sweep):
   folder = finished[0] / 'jumprelu_l0_0.001'
   names = {path.name for path in folder.iterdir()}
   assert names == {
@@ -62,10 +91,10 @@ def test_an_sae_folder_holds_what_it_promises(finished, tiny_run):
   }  # fmt: skip
   assert list((folder / 'tensorboard').iterdir())
   run = runs.load_run(folder)
-  assert run == tiny_run.with_values({'objective.sparsity_coeff': 1e-3})
+  assert run == sweep.with_values({'objective.sparsity_coeff': 1e-3})
 
 
-def test_released_sae_takes_raw_activations(finished, tiny_run):
+def test_released_sae_takes_raw_activations(finished):
   workdir, rows = finished
   store = store_lib.Store(workdir / 'activations' / 'resid_post_1')
   sae = export.load_npz(workdir / 'jumprelu_l0_0.001' / 'params.npz')
@@ -75,7 +104,7 @@ def test_released_sae_takes_raw_activations(finished, tiny_run):
   np.testing.assert_allclose(l0, rows[0]['l0'], rtol=0.05)
 
 
-def test_finished_work_is_not_done_again(finished, tiny_run, monkeypatch):
+def test_finished_work_is_not_done_again(finished, sweep, monkeypatch):
   workdir, _ = finished
   before = contents(workdir)
 
@@ -88,8 +117,7 @@ def test_finished_work_is_not_done_again(finished, tiny_run, monkeypatch):
     (runs.evaluation, 'evaluate'),
   ):
     monkeypatch.setattr(module, name, fail)
-  runs.claim(workdir, tiny_run)
-  runs.run_all(inputs.prepare(tiny_run), COEFFS, workdir)
+  run_sweep(sweep, workdir)
   assert contents(workdir) == before
 
 
@@ -101,10 +129,10 @@ def test_evaluating_again_gives_the_same_row(finished):
   assert again == rows[1]
 
 
-def test_workdir_with_another_config_is_left_alone(finished, tiny_run):
+def test_workdir_with_another_config_is_left_alone(finished, sweep):
   workdir, _ = finished
   before = contents(workdir)
-  other = tiny_run.with_values({'sae.num_latents': 64})
+  other = sweep.with_values({'sae.num_latents': 64})
   with pytest.raises(
     errors.InputError, match='sae.num_latents: 32 there, 64 now'
   ):
@@ -112,8 +140,8 @@ def test_workdir_with_another_config_is_left_alone(finished, tiny_run):
   assert contents(workdir) == before
 
 
-def test_a_run_may_continue_on_another_mesh(finished, tiny_run):
-  runs.claim(finished[0], tiny_run.with_values({'mesh.data': 2}))
+def test_a_run_may_continue_on_another_mesh(finished, sweep):
+  runs.claim(finished[0], sweep.with_values({'mesh.data': 2}))
 
 
 def test_workdir_that_holds_something_else_is_refused(tmp_path, tiny_run):
@@ -146,7 +174,7 @@ def test_pareto_plot_is_drawn(finished, tmp_path):
   assert (tmp_path / 'pareto.pdf').read_bytes().startswith(b'%PDF')
 
 
-def test_json_of_a_run_is_its_resolved_config(finished, tiny_run):
+def test_json_of_a_run_is_its_resolved_config(finished, sweep):
   raw = json.loads((finished[0] / 'config.json').read_text())
-  assert config_lib.RunConfig.from_config_dict(raw) == tiny_run
+  assert config_lib.RunConfig.from_config_dict(raw) == sweep
   assert isinstance(finished[0], pathlib.Path)

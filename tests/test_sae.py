@@ -7,7 +7,8 @@ import pytest
 import reference
 
 from jumprelu_jax import objectives
-from jumprelu_jax import sae as sae_lib
+from jumprelu_jax import ops
+from jumprelu_jax.sae import jumprelu
 
 PARAMS = ('W_enc', 'b_enc', 'W_dec', 'b_dec', 'log_threshold')
 
@@ -26,7 +27,7 @@ def random_sae(d_model=12, num_latents=40, use_pre_encoder_bias=True, seed=0):
     for name, shape in shapes.items()
   }
   threshold = rng.uniform(0.05, 0.5, num_latents)
-  return sae_lib.JumpReLU(
+  return jumprelu.JumpReLU(
     **params,
     log_threshold=jnp.asarray(np.log(threshold), 'float32'),
     use_pre_encoder_bias=use_pre_encoder_bias,
@@ -71,10 +72,9 @@ def test_folding_changes_no_output(use_pre_encoder_bias):
   )
 
 
-def test_initial_parameters_follow_gemma_scope():
-  sae = sae_lib.init_jumprelu(
-    jax.random.key(0), 64, 256, initial_threshold=0.001
-  )
+def test_initial_parameters_follow_gemma_scope(make_run):
+  config = make_run(sae__initial_threshold=0.001).sae
+  sae = jumprelu.init(jax.random.key(0), (64,), config)
   np.testing.assert_allclose(
     np.linalg.norm(sae.W_dec, axis=1), np.ones(256), rtol=1e-6
   )
@@ -99,9 +99,11 @@ def test_negative_pre_activations_push_a_narrow_threshold_up():
     narrow = sae.replace(log_threshold=jnp.log(jnp.array([threshold])))
 
     def loss(sae):
-      return objectives.OBJECTIVES['l0'](sae, jnp.zeros((5, 12)), coefficients)[
-        0
-      ]
+      x_BD = jnp.zeros((5, 12))
+      penalties = objectives.penalties('l0')
+      return objectives.evaluate(
+        objectives.whole, penalties, ops.Jump(), sae, x_BD, x_BD, coefficients
+      )[0]
 
     return float(jax.grad(loss)(narrow).log_threshold[0])
 
@@ -110,10 +112,10 @@ def test_negative_pre_activations_push_a_narrow_threshold_up():
   assert gradient(0.06) == 0
 
 
-def test_raw_thresholds_stay_at_or_above_zero():
-  sae = sae_lib.init_raw_threshold_jumprelu(
-    jax.random.key(0), 8, 3, initial_threshold=0.1
-  )
+def test_raw_thresholds_stay_at_or_above_zero(make_run):
+  config = make_run(sae__num_latents=3, sae__initial_threshold=0.1).sae
+  sae = jumprelu.init_raw_threshold(jax.random.key(0), (8,), config)
+  np.testing.assert_allclose(sae.threshold, [0.1] * 3)
   moved = sae.replace(threshold=jnp.array([-0.2, 0.0, 0.3])).constrain()
   np.testing.assert_allclose(moved.threshold, [0, 0, 0.3])
 

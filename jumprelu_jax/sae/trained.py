@@ -31,6 +31,9 @@ class Trained(maps.Maps):
     W_skip: past the latents [D, E]; None without.
     use_pre_encoder_bias: static; never for transcoders.
     compute_dtype: static; dtype of the inputs of matrix products.
+    kind: static; the class's name. JAX 0.10 takes two dataclasses with the same
+      static fields for one tree structure, whatever their classes, and so a
+      program compiled for one may be run for the other; this tells them apart.
   """
 
   W_enc: jax.Array
@@ -39,6 +42,10 @@ class Trained(maps.Maps):
   W_skip: jax.Array | None = None
   use_pre_encoder_bias: bool = flax.struct.field(pytree_node=False)
   compute_dtype: str = flax.struct.field(pytree_node=False)
+  kind: str = flax.struct.field(pytree_node=False, default='')
+
+  def __post_init__(self):
+    object.__setattr__(self, 'kind', type(self).__name__)
 
   #: Of the class. Without it rows may have any norm, and `fold` scales them.
   has_unit_decoder = True
