@@ -39,7 +39,7 @@ COLUMNS = (
 #: Metrics that are compared, where runs have them.
 METRICS = (
     'delta_lm_loss', 'fvu', 'frac_over_1pct', 'frac_over_10pct',
-    'relative_reconstruction_bias', 'r_l0',
+    'relative_reconstruction_bias', 'importance_uniformity',
 )  # fmt: skip
 
 _RESAMPLES = 10_000

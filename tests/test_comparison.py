@@ -54,7 +54,7 @@ def test_a_run_has_no_place_without_l0_or_metric():
   rows = front([(0, 0.9), (10, math.nan), (20, None), (30, 0.1)])
   found = comparison.front_of(rows, 'fvu')
   assert found.l0s == (30,)
-  assert comparison.front_of(rows, 'r_l0') is None
+  assert comparison.front_of(rows, 'importance_uniformity') is None
 
 
 def test_only_the_common_range_is_compared():
@@ -223,14 +223,14 @@ def test_each_place_and_metric_has_its_rows():
   for layer in (1, 2):
     rows += front([(5, 0.5), (20, 0.3)], layer=layer)
     rows += front([(5, 0.6), (20, 0.4)], layer=layer, **TOPK)
-  table, notes = compare(rows, [10], ['fvu', 'delta_lm_loss', 'r_l0'])
+  table, notes = compare(rows, [10], ['fvu', 'delta_lm_loss', 'importance_uniformity'])
   assert [(row['layer'], row['metric']) for row in table] == [
     (1, 'fvu'),
     (1, 'delta_lm_loss'),
     (2, 'fvu'),
     (2, 'delta_lm_loss'),
   ]
-  assert notes == ['r_l0 is in no run']
+  assert notes == ['importance_uniformity is in no run']
   assert set(table[0]) == set(comparison.COLUMNS)
 
 

@@ -65,7 +65,7 @@ def test_all_that_is_in_the_runs_is_drawn_and_compared(runs, tmp_path):
   assert done.returncode == 0, done.stderr
   expected = files_of(FRONTS | OF_PLACE | TOYS) | {'comparison.csv'}
   assert names(out) == expected
-  assert 'r_l0: left out: it is in 0 of 8 SAEs' in done.stderr
+  assert 'importance_uniformity: left out: it is in 0 of 8 SAEs' in done.stderr
   assert 'jumprelu/l0: 1 of 4 runs left out' in done.stderr
   with (out / 'comparison.csv').open() as file:
     table = [

@@ -18,7 +18,7 @@ def run(tmp_path):
     small_results.row(sparsity_coeff=1.23456789e-3, l0=20.5, l0_settled=False),
     small_results.row(architecture='topk', sparsity_coeff=None, k=32, l0=32.0),
   ]
-  return small_results.write_run(tmp_path / 'run', rows, r_l0=0.6)
+  return small_results.write_run(tmp_path / 'run', rows, importance_uniformity=0.6)
 
 
 def test_a_table_is_read_as_it_was_written(run):
@@ -34,7 +34,7 @@ def test_a_table_is_read_as_it_was_written(run):
 def test_rows_are_joined_with_their_folders(run):
   first, second = finished.read([run])
   assert (first['folder'], second['folder']) == (run / 'sae_0', run / 'sae_1')
-  assert first['r_l0'] == 0.6  # only in evaluation.json
+  assert first['importance_uniformity'] == 0.6  # only in evaluation.json
   assert first['fvu'] == 0.2
 
 
@@ -48,7 +48,7 @@ def test_a_row_without_a_folder_is_read(run):
   (run / 'sae_0' / 'evaluation.json').unlink()
   first, second = finished.read([run])
   assert first['folder'] is None
-  assert 'r_l0' not in first
+  assert 'importance_uniformity' not in first
   assert finished.frequency_M(first) is None
   assert second['folder'] == run / 'sae_1'
 
@@ -63,9 +63,9 @@ def test_columns_of_later_versions_are_kept(run):
   path = run / 'results.csv'
   header, *lines = path.read_text().splitlines()
   lines = [f'{line},0.5,notes' for line in lines]
-  path.write_text('\n'.join([header + ',r_l0,comment', *lines]) + '\n')
+  path.write_text('\n'.join([header + ',importance_uniformity,comment', *lines]) + '\n')
   first = results.read(path)[0]
-  assert (first['r_l0'], first['comment']) == (0.5, 'notes')
+  assert (first['importance_uniformity'], first['comment']) == (0.5, 'notes')
 
 
 def test_columns_of_metrics_may_lack(run):

@@ -72,7 +72,7 @@ def test_a_single_run_of_a_seed_does_not_break_the_line():
 def test_what_has_no_place_is_not_drawn():
   rows = front([(0, 0.4), (10, math.nan), (20, None), (30, 0.2)])
   assert values_of(fronts.table_of(rows, 'fvu'), 'run') == [(30, 0.2)]
-  assert fronts.table_of(rows, 'r_l0') == []
+  assert fronts.table_of(rows, 'importance_uniformity') == []
 
 
 def test_a_csv_has_the_very_numbers_drawn(tmp_path):
@@ -196,7 +196,7 @@ def test_what_is_not_in_the_runs_has_no_table(run):
   for row in run[1:]:
     row['folder'] = None
   entries = {entry.name: entry for entry in catalogue.of_runs(run)}
-  assert (entries['r_l0'].table, entries['r_l0'].num_drawn) == ([], 0)
+  assert (entries['importance_uniformity'].table, entries['importance_uniformity'].num_drawn) == ([], 0)
   assert entries['frequencies_resid_post_2'].table == []
   assert entries['curves_l0_resid_post_2'].num_drawn == 1
   assert entries['fvu'].num_drawn == 4

@@ -42,7 +42,7 @@ METRICS = {
   'fvu': Metric('Fraction of variance unexplained'),
   'frac_over_1pct': Metric('Latents firing on >1%', is_share=True),
   'frac_over_10pct': Metric('Latents firing on >10%', is_share=True),
-  'r_l0': Metric('Uniformity of importance $r_{L0}$'),
+  'importance_uniformity': Metric('Uniformity of importance $r_{L0}$'),
   'relative_reconstruction_bias': Metric(
     r'Relative reconstruction bias $\gamma$', floor=None, ideal=1.0
   ),
