@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from collections.abc import Sequence
 import csv
 import io
 import os
+import pathlib
 
+from jumprelu_jax import errors
 from jumprelu_jax import whole
 
 #: Columns of results.csv, in order.
@@ -20,23 +23,80 @@ COLUMNS = (
     'explained_variance_legacy', 'importance_uniformity',
 )  # fmt: skip
 
+#: Columns that tell one SAE from another.
+IDENTITY = COLUMNS[: COLUMNS.index('l0')]
 
-def write(rows: Sequence[dict[str, object]], path: str | os.PathLike) -> None:
-  """Writes rows under COLUMNS; numbers to six digits, nothing for None."""
+_NEEDED = (*IDENTITY, 'l0', 'l0_settled')
+_TEXTS = ('architecture', 'objective', 'model', 'site')
+_WHOLE = ('k', 'seed', 'layer', 'd_model', 'num_latents', 'tokens', 'steps')
+_MAY_BE_EMPTY = ('sparsity_coeff', 'k')  # an SAE has one of the two
+_SHOWN = (
+    'architecture', 'objective', 'sparsity_coeff', 'k', 'l0', 'fvu',
+    'delta_lm_loss', 'loss_recovered', 'dead_fraction', 'l0_settled',
+)  # fmt: skip
+
+
+def write(
+  rows: Sequence[Mapping[str, object]],
+  path: str | os.PathLike,
+  columns: Sequence[str] = COLUMNS,
+) -> None:
+  """Writes rows' columns; numbers to six digits, nothing for None."""
   text = io.StringIO()
   table = csv.writer(text, lineterminator='\n')
-  table.writerow(COLUMNS)
-  table.writerows([[_cell(row[name]) for name in COLUMNS] for row in rows])
+  table.writerow(columns)
+  table.writerows([[_cell(row[name]) for name in columns] for row in rows])
   whole.write_text(path, text.getvalue())
 
 
-def format_table(rows: Sequence[dict[str, object]]) -> str:
-  """Returns the columns that matter most as text for a terminal."""
-  names = (
-      'architecture', 'objective', 'sparsity_coeff', 'k', 'l0', 'fvu',
-      'delta_lm_loss', 'loss_recovered', 'dead_fraction', 'l0_settled',
-  )  # fmt: skip
-  cells = [names] + [
+def read(path: str | os.PathLike) -> list[dict[str, object]]:
+  """Reads a results.csv, of this or of an earlier set of metrics.
+
+  Returns:
+    Rows with numbers as numbers, `l0_settled` as a bool and None for what is
+    empty. Other columns are kept, with numbers as numbers.
+
+  Raises:
+    errors.InputError: it does not exist, has no rows, lacks a column that says
+      what an SAE is, or a cell is not what its column asks for.
+  """
+  path = pathlib.Path(path)
+  if not path.is_file():
+    raise errors.InputError(
+      f'{path} does not exist; give a folder that experiments.sweep or '
+      'experiments.train has finished.'
+    )
+  try:
+    lines = list(csv.reader(io.StringIO(path.read_text(errors='replace'))))
+  except csv.Error as error:
+    raise errors.InputError(
+      f'{path} is not CSV ({error}); give a results.csv as experiments.sweep '
+      'writes it.'
+    ) from error
+  missing = [name for name in _NEEDED if name not in (lines or [[]])[0]]
+  if missing:
+    raise errors.InputError(
+      f'{path} lacks the columns {", ".join(missing)}; give a results.csv as '
+      'experiments.sweep writes it.'
+    )
+  if len(lines) < 2:
+    raise errors.InputError(f'{path} has no rows; give a run with SAEs.')
+  return [
+    _read_row(lines[0], cells, f'{path}, line {number}')
+    for number, cells in enumerate(lines[1:], start=2)
+  ]
+
+
+def identity(row: Mapping[str, object]) -> tuple[str, ...]:
+  """Returns what tells a row's SAE from others, as results.csv writes it."""
+  return tuple(str(_cell(row.get(name))) for name in IDENTITY)
+
+
+def format_table(
+  rows: Sequence[Mapping[str, object]], names: Sequence[str] = _SHOWN
+) -> str:
+  """Returns columns, by default those that matter most, for a terminal."""
+  cells = [tuple(names)] + [
     tuple(
       f'{row[name]:.4g}' if isinstance(row[name], float) else _shown(row[name])
       for name in names
@@ -48,6 +108,50 @@ def format_table(rows: Sequence[dict[str, object]]) -> str:
     '  '.join(cell.rjust(w) for cell, w in zip(line, widths, strict=True))
     for line in cells
   )
+
+
+def _read_row(names, cells, where):
+  """Returns one row; InputError if it does not fit the header."""
+  if len(cells) != len(names):
+    raise errors.InputError(
+      f'{where}: {len(cells)} cells under {len(names)} columns; give the '
+      'command of its run again, which writes the table anew.'
+    )
+  row = {}
+  for name, cell in zip(names, cells, strict=True):
+    try:
+      row[name] = _value(name, cell)
+    except ValueError as error:
+      raise errors.InputError(
+        f'{where}: {name}={cell!r}; expected {_expected(name)}.'
+      ) from error
+  return row
+
+
+def _value(name, cell):
+  """Returns a cell's value; ValueError if it is not what its column holds."""
+  if name in _TEXTS:
+    return cell
+  if name == 'l0_settled':
+    if cell not in ('True', 'False'):
+      raise ValueError(cell)
+    return cell == 'True'
+  if cell == '' and (name in _MAY_BE_EMPTY or name not in _NEEDED):
+    return None
+  if name in _WHOLE:
+    return int(cell)
+  try:
+    return float(cell)
+  except ValueError:
+    if name in COLUMNS:
+      raise
+    return cell  # of a column that this version does not know
+
+
+def _expected(name):
+  if name == 'l0_settled':
+    return 'True or False'
+  return 'a whole number' if name in _WHOLE else 'a number'
 
 
 def _shown(value):

@@ -9,10 +9,8 @@ import jumprelu_jax
 
 PACKAGE = pathlib.Path(jumprelu_jax.__file__).parent
 LAYERS = (
-  {
-    'errors', 'shapes', 'progress', 'writer', 'embedded', 'results', 'kernels',
-    'whole',
-  },
+  {'errors', 'shapes', 'progress', 'writer', 'embedded', 'kernels', 'whole'},
+  {'results', 'finished', 'comparison'},
   {'config', 'config_checks', 'text', 'ops', 'selection', 'metrics'},
   {'sharding', 'sae', 'optim', 'checkpoint', 'lm'},
   {
