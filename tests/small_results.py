@@ -13,7 +13,10 @@ DEFAULTS = {
     'fvu': 0.2, 'delta_lm_loss': 0.1, 'loss_clean': 3.0, 'loss_spliced': 3.1,
     'loss_mean_ablated': 8.0, 'loss_recovered': 0.98, 'dead_fraction': 0.0,
     'frac_over_1pct': 0.5, 'frac_over_10pct': 0.1,
-    'relative_reconstruction_bias': 0.99, 'l0_settled': True, 'folder': None,
+    'relative_reconstruction_bias': 0.99, 'l0_settled': True,
+    'loss_zero_ablated': 9.0, 'loss_recovered_zero': 0.98, 'kl': 0.1,
+    'cosine': 0.9, 'explained_variance': 0.8, 'explained_variance_legacy': 0.7,
+    'importance_uniformity': None, 'folder': None,
 }  # fmt: skip
 
 

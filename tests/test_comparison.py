@@ -223,7 +223,9 @@ def test_each_place_and_metric_has_its_rows():
   for layer in (1, 2):
     rows += front([(5, 0.5), (20, 0.3)], layer=layer)
     rows += front([(5, 0.6), (20, 0.4)], layer=layer, **TOPK)
-  table, notes = compare(rows, [10], ['fvu', 'delta_lm_loss', 'importance_uniformity'])
+  table, notes = compare(
+    rows, [10], ['fvu', 'delta_lm_loss', 'importance_uniformity']
+  )
   assert [(row['layer'], row['metric']) for row in table] == [
     (1, 'fvu'),
     (1, 'delta_lm_loss'),

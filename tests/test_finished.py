@@ -18,7 +18,7 @@ def run(tmp_path):
     small_results.row(sparsity_coeff=1.23456789e-3, l0=20.5, l0_settled=False),
     small_results.row(architecture='topk', sparsity_coeff=None, k=32, l0=32.0),
   ]
-  return small_results.write_run(tmp_path / 'run', rows, importance_uniformity=0.6)
+  return small_results.write_run(tmp_path / 'run', rows, later_metric=0.6)
 
 
 def test_a_table_is_read_as_it_was_written(run):
@@ -34,7 +34,7 @@ def test_a_table_is_read_as_it_was_written(run):
 def test_rows_are_joined_with_their_folders(run):
   first, second = finished.read([run])
   assert (first['folder'], second['folder']) == (run / 'sae_0', run / 'sae_1')
-  assert first['importance_uniformity'] == 0.6  # only in evaluation.json
+  assert first['later_metric'] == 0.6  # only in evaluation.json
   assert first['fvu'] == 0.2
 
 
@@ -48,7 +48,7 @@ def test_a_row_without_a_folder_is_read(run):
   (run / 'sae_0' / 'evaluation.json').unlink()
   first, second = finished.read([run])
   assert first['folder'] is None
-  assert 'importance_uniformity' not in first
+  assert 'later_metric' not in first
   assert finished.frequency_M(first) is None
   assert second['folder'] == run / 'sae_1'
 
@@ -63,9 +63,9 @@ def test_columns_of_later_versions_are_kept(run):
   path = run / 'results.csv'
   header, *lines = path.read_text().splitlines()
   lines = [f'{line},0.5,notes' for line in lines]
-  path.write_text('\n'.join([header + ',importance_uniformity,comment', *lines]) + '\n')
+  path.write_text('\n'.join([header + ',later_metric,comment', *lines]) + '\n')
   first = results.read(path)[0]
-  assert (first['importance_uniformity'], first['comment']) == (0.5, 'notes')
+  assert (first['later_metric'], first['comment']) == (0.5, 'notes')
 
 
 def test_columns_of_metrics_may_lack(run):
@@ -116,7 +116,7 @@ def test_no_table_is_an_input_error(tmp_path):
     ('0.00123457', 'small', "line 2: sparsity_coeff='small'; expected a num"),
     (',64,6400', ',64.5,6400', "num_latents='64.5'; expected a whole number"),
     (',20.5,', ',,', "line 2: l0=''; expected a number"),
-    (',20.5,', ',', 'line 2: 23 cells under 24 columns'),
+    (',20.5,', ',', 'line 2: 30 cells under 31 columns'),
   ],
   ids=['column', 'flag', 'number', 'whole', 'empty', 'cells'],
 )

@@ -196,7 +196,10 @@ def test_what_is_not_in_the_runs_has_no_table(run):
   for row in run[1:]:
     row['folder'] = None
   entries = {entry.name: entry for entry in catalogue.of_runs(run)}
-  assert (entries['importance_uniformity'].table, entries['importance_uniformity'].num_drawn) == ([], 0)
+  assert (
+    entries['importance_uniformity'].table,
+    entries['importance_uniformity'].num_drawn,
+  ) == ([], 0)
   assert entries['frequencies_resid_post_2'].table == []
   assert entries['curves_l0_resid_post_2'].num_drawn == 1
   assert entries['fvu'].num_drawn == 4
