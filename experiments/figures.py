@@ -21,7 +21,6 @@ from jumprelu_jax import finished
 from jumprelu_jax import progress
 from jumprelu_jax import results
 from jumprelu_jax.plot import catalogue
-from jumprelu_jax.plot import style
 
 _RUNS = flags.DEFINE_list('runs', None, "Runs' folders.", required=True)
 _OUT = flags.DEFINE_string('out', None, 'Folder to write to.', required=True)
@@ -37,19 +36,6 @@ _COLUMNS = (
     'low', 'high', 'interval', 'num_seeds',
 )  # fmt: skip
 _METRICS = ('delta_lm_loss', 'fvu')
-
-
-def draw(entries, folder):
-  """Writes figures; says which SAEs are in none."""
-  for entry in entries:
-    if entry.table:
-      figure = entry.draw(entry.table)
-      style.save_with_table(figure, entry.table, folder, entry.name)
-    if entry.num_drawn < entry.num_saes:
-      what = 'drawn' if entry.table else 'left out: it is'
-      progress.say(
-        f'{entry.name}: {what} in {entry.num_drawn} of {entry.num_saes} SAEs'
-      )
 
 
 def compare(rows, reference, l0s, out):
@@ -92,8 +78,8 @@ def main():
   for setting, alike in settings.items():
     name = re.sub(r'[^\w.-]+', '_', '_'.join(map(str, setting)))
     folder = out if len(settings) == 1 else out / name
-    draw(catalogue.of_runs(alike), folder)
-  draw(catalogue.of_toys(), out)
+    catalogue.save(catalogue.of_runs(alike), folder)
+  catalogue.save(catalogue.of_toys(), out)
   compare(rows, reference, l0s, out)
   progress.say(f'{out}: figures as png, pdf and csv; comparison.csv')
 

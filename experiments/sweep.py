@@ -25,7 +25,7 @@ _WORKDIR = flags.DEFINE_string(
 def main():
   run = launch.run_config()
   swept = sweeps.expand(run)
-  prepared = inputs.prepare(swept[0])
+  prepared = inputs.prepare(next(iter(swept.values())))
   runs.claim(_WORKDIR.value, run)
   rows = runs.run_all(prepared, swept, _WORKDIR.value)
   plot.pareto(rows, _WORKDIR.value)

@@ -9,6 +9,7 @@ The same command continues a run that was killed.
 from absl import flags
 
 from experiments import launch
+from jumprelu_jax import architectures
 from jumprelu_jax import inputs
 from jumprelu_jax import progress
 from jumprelu_jax import results
@@ -23,7 +24,7 @@ def main():
   run = launch.run_config()
   prepared = inputs.prepare(run)
   runs.claim(_WORKDIR.value, run)
-  rows = runs.run_all(prepared, [run], _WORKDIR.value)
+  rows = runs.run_all(prepared, {architectures.name(run): run}, _WORKDIR.value)
   print(results.format_table(rows))
   progress.say(f'{_WORKDIR.value}: results.csv')
 

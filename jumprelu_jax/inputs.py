@@ -97,6 +97,11 @@ class Inputs:
     """The sites whose rows training needs: one, or a transcoder's two."""
     return tuple(dict.fromkeys((self.where, self.target)))
 
+  @property
+  def widths(self) -> tuple[int, ...]:
+    """Sizes of an activation, and of a transcoder's target."""
+    return tuple(self.architecture.site_dim(s.name) for s in self.trained_on)
+
   def plan(self, path: pathlib.Path) -> buckets.Plan:
     """Returns the plan of the run's buckets.
 

@@ -15,6 +15,7 @@ a run that was killed is continued by the same command.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from collections.abc import Mapping
 from collections.abc import Sequence
 import json
 import math
@@ -31,6 +32,7 @@ from jumprelu_jax import errors
 from jumprelu_jax import evaluation
 from jumprelu_jax import export
 from jumprelu_jax import inputs as inputs_lib
+from jumprelu_jax import loop
 from jumprelu_jax import metrics
 from jumprelu_jax import results
 from jumprelu_jax import train
@@ -47,8 +49,10 @@ from jumprelu_jax.lm import sites
 # computes may not.
 _MAY_DIFFER = ('mesh.data', 'mesh.latent', 'activations.prefetch_batches')
 _EVALUATION = 'evaluation.json'
-# Parameters of the SAEs that are evaluated in one pass over the text.
-_GROUP_BYTES = 2**31
+# Of SAEs' parameters that are evaluated in one pass over the text, and of
+# states of training, for each device, that are trained on one stream.
+_EVALUATED_BYTES = 2**31
+_TRAINED_BYTES = 2**32
 
 
 def claim(workdir: str | os.PathLike, run: config_lib.RunConfig) -> None:
@@ -74,7 +78,7 @@ def claim(workdir: str | os.PathLike, run: config_lib.RunConfig) -> None:
 
 def run_all(
   inputs: inputs_lib.Inputs,
-  runs: Sequence[config_lib.RunConfig],
+  named: Mapping[str, config_lib.RunConfig],
   workdir: str | os.PathLike,
 ) -> list[dict[str, object]]:
   """Harvests, trains and evaluates an SAE for each config.
@@ -82,14 +86,20 @@ def run_all(
   Args:
     inputs: from `inputs.prepare`; the configs differ from its own in no more
       than what `sweeps.expand` fills, or in other parts of training.
-    runs: a config for each SAE.
+    named: a config for each SAE, by its name (`architectures.name` in sweeps).
     workdir: a folder that `claim` has accepted.
 
   Returns:
     The rows of results.csv, which is written.
+
+  Raises:
+    errors.InputError: an SAE with another config is there.
   """
-  workdir = pathlib.Path(workdir)
-  folders = [workdir / architectures.name(run) for run in runs]
+  workdir, runs = pathlib.Path(workdir), named.values()
+  folders = [workdir / name for name in named]
+  for run, folder in zip(runs, folders, strict=True):
+    if (folder / 'config.json').exists():
+      _check_same_config(folder / 'config.json', run)
   pending = [
     (run, folder)
     for run, folder in zip(runs, folders, strict=True)
@@ -191,7 +201,7 @@ def evaluate_folders(
   Raises:
     errors.InputError: a folder's SAE is damaged or not for the model's site.
   """
-  for group in _groups(folders):
+  for group in _evaluated_together(folders):
     saes = [_load_sae(folder, run, inputs) for folder, run in group]
     measured = evaluation.measure(saes, inputs.setting, inputs.baseline)
     for (folder, run), sae, sums in zip(group, saes, measured, strict=True):
@@ -207,19 +217,11 @@ def evaluate_folder(
   return row
 
 
-def _groups(folders):
-  """Yields lists of folders whose SAEs fit on the device together."""
-  group, group_bytes = [], 0
-  for folder, run in folders:
-    path = folder / export.FILE_NAME
-    size = path.stat().st_size if path.exists() else 0
-    if group and group_bytes + size > _GROUP_BYTES:
-      yield group
-      group, group_bytes = [], 0
-    group.append((folder, run))
-    group_bytes += size
-  if group:
-    yield group
+def _evaluated_together(folders):
+  """Returns lists of folders whose SAEs fit on the device together."""
+  paths = [folder / export.FILE_NAME for folder, _ in folders]
+  sizes = [path.stat().st_size if path.exists() else 0 for path in paths]
+  return _split(folders, sizes, _EVALUATED_BYTES)
 
 
 def _load_sae(folder, run, inputs):
@@ -253,7 +255,7 @@ def _row(folder, run, sae, found):
     'tokens': run.train.steps * run.train.batch_size,
     'steps': run.train.steps,
     **{k: None if math.isnan(v) else v for k, v in found.items()},
-    'l0_settled': train.l0_is_settled(curve, run.train.steps),
+    'l0_settled': loop.l0_is_settled(curve, run.train.steps),
   }
 
 
@@ -290,8 +292,32 @@ def _train_all(pending, inputs, workdir):
   before evaluation loads the whole.
   """
   shards = open_shards(inputs, workdir)
+  for group in _trained_together(pending, inputs):
+    _train(group, inputs, shards)
+
+
+def _trained_together(pending, inputs):
+  """Yields lists of (run, folder) whose states fit on the mesh together."""
+  limit = _TRAINED_BYTES * inputs.mesh.devices.size
+  streams = {}
   for run, folder in pending:
-    _train(run, inputs, shards, folder)
+    streams.setdefault(loop.stream_of(run), []).append((run, folder))
+  for alike in streams.values():
+    sizes = [train.num_bytes(run, inputs.widths) for run, _ in alike]
+    yield from _split(alike, sizes, limit)
+
+
+def _split(items, sizes, limit):
+  """Yields items in lists whose sizes add up to the limit at most."""
+  group, total = [], 0
+  for item, size in zip(items, sizes, strict=True):
+    if group and total + size > limit:
+      yield group
+      group, total = [], 0
+    group.append(item)
+    total += size
+  if group:
+    yield group
 
 
 def _open_store(inputs, site, folder):
@@ -301,13 +327,16 @@ def _open_store(inputs, site, folder):
   return store
 
 
-def _train(run, inputs, shards, folder):
-  """Trains one SAE and writes it folded; the SAE is the last file written."""
-  folder.mkdir(exist_ok=True)
-  whole.write_json(folder / 'config.json', run.to_dict())
-  state = jax.device_get(train.fit(run, shards, inputs.mesh, folder))
-  sae = train.release(run, state, shards.scales)
-  export.save_npz(sae, folder / export.FILE_NAME)
+def _train(group, inputs, shards):
+  """Trains SAEs together and writes them folded, each one's file last."""
+  runs, folders = zip(*group, strict=True)
+  for run, folder in group:
+    folder.mkdir(exist_ok=True)
+    whole.write_json(folder / 'config.json', run.to_dict())
+  states = loop.fit_together(runs, shards, inputs.mesh, folders)
+  for (run, folder), state in zip(group, states, strict=True):
+    sae = train.release(run, jax.device_get(state), shards.scales)
+    export.save_npz(sae, folder / export.FILE_NAME)
 
 
 def _check_same_config(path, run):
@@ -326,6 +355,6 @@ def _check_same_config(path, run):
   ]
   if differences:
     raise errors.InputError(
-      f'--workdir={path.parent} holds a run with another config '
+      f'{path.parent} holds a run with another config '
       f'({"; ".join(differences)}); give another --workdir.'
     )

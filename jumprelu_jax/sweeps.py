@@ -8,8 +8,8 @@ from jumprelu_jax import errors
 from jumprelu_jax import train
 
 
-def expand(run: config_lib.RunConfig) -> list[config_lib.RunConfig]:
-  """Returns a checked config for each SAE of `sweep.saes`.
+def expand(run: config_lib.RunConfig) -> dict[str, config_lib.RunConfig]:
+  """Returns a checked config for each SAE of `sweep.saes`, by its name.
 
   Raises:
     errors.InputError: an entry is not of the form, or a config that it gives
@@ -17,12 +17,12 @@ def expand(run: config_lib.RunConfig) -> list[config_lib.RunConfig]:
   """
   entries = run.sweep.saes
   runs = [expanded for entry in entries for expanded in _expand(run, entry)]
-  names = [architectures.name(expanded) for expanded in runs]
-  if not runs or len(set(names)) < len(names):
+  named = {architectures.name(expanded): expanded for expanded in runs}
+  if not runs or len(named) < len(runs):
     raise errors.InputError(
       f'config.sweep.saes={entries}: expected at least one SAE and none twice.'
     )
-  return runs
+  return named
 
 
 def _expand(run, entry):

@@ -1,18 +1,15 @@
-"""Training of one SAE over a device mesh.
+"""A training step over a device mesh.
 
-`train_step` is a pure function of a state and a batch; `fit` compiles it for a
-mesh, feeds it, and keeps checkpoints and curves.
+`train_step` is a pure function of a state and a batch; `compile_for` jits it
+for a mesh; `loop` feeds it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Mapping
-import contextlib
 import dataclasses
 import functools
-import pathlib
-import time
 
 import flax.struct
 import jax
@@ -21,7 +18,6 @@ import numpy as np
 import optax
 
 from jumprelu_jax import architectures
-from jumprelu_jax import checkpoint
 from jumprelu_jax import components as components_lib
 from jumprelu_jax import config as config_lib
 from jumprelu_jax import errors
@@ -29,11 +25,7 @@ from jumprelu_jax import kernels
 from jumprelu_jax import objectives
 from jumprelu_jax import ops
 from jumprelu_jax import optim
-from jumprelu_jax import progress
 from jumprelu_jax import sharding
-from jumprelu_jax import writer
-from jumprelu_jax.activations import batches as batches_lib
-from jumprelu_jax.sae import biases
 from jumprelu_jax.sae import released
 from jumprelu_jax.sae import trained
 
@@ -221,60 +213,12 @@ def compile_for(
   return _compile(shared, widths, mesh)
 
 
-def fit(
-  run: config_lib.RunConfig,
-  shards: batches_lib.Shards,
-  mesh: jax.sharding.Mesh,
-  folder: str | pathlib.Path,
-) -> TrainState:
-  """Trains one SAE, from its last checkpoint if the folder has one.
-
-  Args:
-    run: the config.
-    shards: rows to train on, and their scale.
-    mesh: where to train.
-    folder: gets `checkpoints/`, `metrics.jsonl` and `tensorboard/`.
-
-  Returns:
-    The state after the last step; `release` makes an SAE of it.
-
-  Raises:
-    errors.InputError: a shard is damaged.
-    FloatingPointError: the loss is not finite.
-  """
-  init, step_fn = compile_for(run, shards.widths, mesh)
-  state = init(jax.random.key(run.seed))
-  checkpointer = checkpoint.Checkpointer(pathlib.Path(folder) / 'checkpoints')
-  restored = checkpointer.restore_latest(state)
-  start, state = restored or (0, _with_biases(state, run, shards))
-  curve = writer.CurveWriter(folder, first_step=start)
-  scale, coefficients = jax.device_put(
-    (_scale(shards), coefficients_of(run)), sharding.replicated(mesh)
+def num_bytes(run: config_lib.RunConfig, widths: tuple[int, ...]) -> int:
+  """Returns the size of a run's state; arguments as `init_state`."""
+  state = jax.eval_shape(
+    functools.partial(init_state, run, widths), jax.random.key(0)
   )
-  label = f'train {architectures.name(run)}'
-  began, pending = time.perf_counter(), []
-  with (
-    progress.track(label, run.train.steps, 'steps', start) as bar,
-    _prefetched(run, shards, start) as batches,
-    jax.transfer_guard('disallow'),
-  ):
-    for step, rows_BD in batches:
-      rows_BD = jax.device_put(rows_BD, sharding.of_batch(mesh))
-      state, metrics = step_fn(state, rows_BD, scale, coefficients)
-      pending.append(metrics)
-      done = step + 1
-      is_last = done == run.train.steps
-      if done % run.train.steps_per_log == 0 or is_last:
-        means = _means(pending, done)
-        curve.write(done, means)
-        bar.advance(len(pending), loss=means['loss'], l0=means['l0'])
-        pending.clear()
-      if done % run.train.steps_per_checkpoint == 0 or is_last:
-        checkpointer.save(done, state)
-    _report_waiting(label, batches.wait_s, time.perf_counter() - began)
-  curve.close()
-  checkpointer.close()
-  return state
+  return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
 
 
 def release(
@@ -283,50 +227,6 @@ def release(
   """Returns the SAE of a state, folded: raw activations in and out."""
   architecture = architectures.of(run)
   return architecture.release(state.sae, state.components, scales)
-
-
-def _scale(shards):
-  """Returns what rows are divided by: a number, or one for each column."""
-  scales = np.array(shards.scales, 'float32')
-  if len(scales) == 1:
-    return scales[0]
-  return np.repeat(scales, shards.widths)[None]
-
-
-# Rows from which initial biases are made.
-_BIAS_ROWS = 8192
-
-
-def _with_biases(state, run, shards):
-  """Returns a first state with biases made from the first rows, if wanted."""
-  if not biases.are_wanted(run.sae):
-    return state
-  size = run.train.batch_size
-  count = -(-_BIAS_ROWS // size)
-  with contextlib.closing(
-    batches_lib.Batches(shards, size, run.seed, num_steps=count)
-  ) as batches:
-    rows_ND = np.concatenate([batches[step] for step in range(count)])
-  rows_ND = rows_ND.astype('float32') / _scale(shards)
-  x_ND, y_ND = rows_ND[:, : shards.widths[0]], rows_ND[:, -shards.widths[-1] :]
-  sae = biases.from_data(state.sae, x_ND, y_ND, run.sae)
-  layout = jax.tree.map(lambda leaf: leaf.sharding, state.sae)
-  return state.replace(sae=jax.device_put(sae, layout))
-
-
-@contextlib.contextmanager
-def _prefetched(run, shards, start):
-  """Yields an iterator over the run's remaining (step, rows)."""
-  steps, depth = run.train.steps, run.activations.prefetch_batches
-  with (
-    contextlib.closing(
-      batches_lib.Batches(
-        shards, run.train.batch_size, run.seed, num_steps=steps
-      )
-    ) as batches,
-    batches_lib.prefetched(batches, start, steps, depth) as ahead,
-  ):
-    yield ahead
 
 
 def coefficients_of(run: config_lib.RunConfig) -> objectives.Coefficients:
@@ -338,51 +238,3 @@ def coefficients_of(run: config_lib.RunConfig) -> objectives.Coefficients:
       is_traced = field.metadata.get('pytree_node', True)
       values[field.name] = np.float32(value) if is_traced else value
   return objectives.Coefficients(**values)
-
-
-def _report_waiting(label, wait_s, total_s):
-  """Says which share of the time the loop had no batch to work on."""
-  progress.say(
-    f'{label}: waited for data {wait_s / max(total_s, 1e-9):.1%} of '
-    f'{total_s:.1f} s'
-  )
-
-
-def l0_is_settled(
-  curve: list[dict[str, float]], steps: int, tolerance: float = 0.05
-) -> bool:
-  """True if L0 moved by less than 5% over the last fifth of training.
-
-  Compares the mean L0 of the logged records in the 2% of the steps before the
-  last fifth with that in the last 2%; with at least one record each.
-
-  Args:
-    curve: records with 'step' and 'l0', in order (`writer.read_curve`).
-    steps: steps of the run.
-    tolerance: relative change that still counts as settled.
-  """
-
-  def mean_l0(end):
-    until = [r for r in curve if r['step'] <= end]
-    window = [r['l0'] for r in until if r['step'] > end - 0.02 * steps]
-    window = window or [r['l0'] for r in until[-1:]]
-    return float(np.mean(window)) if window else float('nan')
-
-  before, after = mean_l0(0.8 * steps), mean_l0(steps)
-  return abs(after - before) < tolerance * before
-
-
-def _means(pending, step):
-  """Returns the records' means as floats; one fetch from the device."""
-  fetched = jax.device_get(pending)
-  means = {
-    name: float(np.mean([metrics[name] for metrics in fetched]))
-    for name in fetched[0]
-  }
-  if not np.isfinite(means['loss']):
-    raise FloatingPointError(
-      f'The loss became {means["loss"]} in the {len(pending)} steps before '
-      f'step {step}; the last checkpoint is from before. Lower '
-      'config.optimizer.learning_rate or look at the data.'
-    )
-  return means

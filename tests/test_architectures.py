@@ -226,7 +226,7 @@ def test_sweep_fills_in_what_sets_the_sparsity(make_run):
       of.objective.sparsity_coeff,
       of.sae.k,
     )
-    for of in swept
+    for of in swept.values()
   ]
   assert found == [
     ('jumprelu', 'l0+aux_k', 1e-3, 7),
@@ -234,14 +234,14 @@ def test_sweep_fills_in_what_sets_the_sparsity(make_run):
     ('topk', 'aux_k', 0.5, 4),
     ('topk', 'aux_k', 0.5, 16),
   ]
-  assert [architectures.name(of) for of in swept] == [
+  assert list(swept) == [
     'jumprelu_l0+aux_k_0.001',
     'jumprelu_l0+aux_k_0.02',
     'topk_aux_k_4',
     'topk_aux_k_16',
   ]
   # All else is the run's.
-  for of in swept:
+  for of in swept.values():
     keys = ('sae.architecture', 'objective.name', 'objective.sparsity_coeff')
     back = {key: value_of(run, key) for key in (*keys, 'sae.k')}
     assert of.with_values(back) == run
@@ -261,7 +261,7 @@ def test_every_architecture_is_swept_by_its_own_number(make_run):
       objective__prefixes=(64, 256) if 'matryoshka' in name else (),
       lm__target_site='resid_post' if name in TRANSCODERS else '',
     )
-    (swept,) = sweeps.expand(run)
+    (swept,) = sweeps.expand(run).values()
     changed = (swept.sae.k, swept.objective.sparsity_coeff)
     before = (run.sae.k, run.objective.sparsity_coeff)
     assert changed == ((3, before[1]) if has_k else (before[0], 3.0)), name

@@ -14,6 +14,7 @@ from small_planted import PlantedShards
 
 from jumprelu_jax import architectures
 from jumprelu_jax import export
+from jumprelu_jax import loop
 from jumprelu_jax import objectives
 from jumprelu_jax import ops
 from jumprelu_jax import sharding
@@ -163,9 +164,7 @@ def test_planted_dictionary_is_recovered(
     widths=(32, 24) if is_transcoder else (32,),
   )
   mesh = sharding.make_mesh(1, 1)
-  sae = train.release(
-    run, train.fit(run, shards, mesh, tmp_path), shards.scales
-  )
+  sae = train.release(run, loop.fit(run, shards, mesh, tmp_path), shards.scales)
   norms = np.linalg.norm(np.asarray(sae.W_dec, float), axis=1)
   np.testing.assert_allclose(norms, 1, rtol=1e-5)
   assert shards.recovery(sae.W_dec) > 0.9
@@ -239,13 +238,13 @@ class StopsAtTheLast(PlantedShards):
 
 def test_interrupted_training_ends_bit_identical(small, tmp_path):
   mesh = sharding.make_mesh(1, 1)
-  whole = train.fit(small, planted(small), mesh, tmp_path / 'whole')
+  whole = loop.fit(small, planted(small), mesh, tmp_path / 'whole')
   stops = planted(small, StopsAtTheLast)
   with pytest.raises(KilledError):
-    train.fit(small, stops, mesh, tmp_path / 'killed')
+    loop.fit(small, stops, mesh, tmp_path / 'killed')
   seen = [record['step'] for record in writer.read_curve(tmp_path / 'killed')]
   assert seen == [2, 4, 6]
-  resumed = train.fit(small, planted(small), mesh, tmp_path / 'killed')
+  resumed = loop.fit(small, planted(small), mesh, tmp_path / 'killed')
   wanted, _ = jax.tree.flatten_with_path(whole)
   for got, (path, want) in zip(jax.tree.leaves(resumed), wanted, strict=True):
     np.testing.assert_array_equal(got, want, err_msg=str(path))

@@ -9,8 +9,8 @@ import test_harvest
 
 from jumprelu_jax import errors
 from jumprelu_jax import inputs
+from jumprelu_jax import loop
 from jumprelu_jax import runs
-from jumprelu_jax import train
 from jumprelu_jax.activations import store as store_lib
 from jumprelu_jax.lm import sites
 
@@ -208,7 +208,7 @@ def test_training_from_a_store_outside_is_training_from_its_own(
     workdir.mkdir()
     prepared = inputs.prepare(run)
     shards = runs.open_shards(prepared, workdir)
-    found.append(train.fit(run, shards, prepared.mesh, workdir / 'sae'))
+    found.append(loop.fit(run, shards, prepared.mesh, workdir / 'sae'))
     assert (workdir / 'activations').exists() == (name == 'own')
   one, other = found
   np.testing.assert_allclose(

@@ -17,7 +17,7 @@ LAYERS = (
     'objectives', 'components', 'architectures', 'export', 'activations',
     'splicing',
   },
-  {'train', 'evaluation'},
+  {'train', 'loop', 'evaluation'},
   {'plot', 'inputs', 'sweeps', 'runs'},
 )  # fmt: skip
 LAYER = {name: i for i, names in enumerate(LAYERS) for name in names}

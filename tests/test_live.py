@@ -6,8 +6,8 @@ import pytest
 
 from jumprelu_jax import errors
 from jumprelu_jax import inputs
+from jumprelu_jax import loop
 from jumprelu_jax import runs
-from jumprelu_jax import train
 
 STEPS = 60
 
@@ -34,7 +34,7 @@ def fit(run, workdir):
   prepared = inputs.prepare(run)
   workdir.mkdir(exist_ok=True)
   shards = runs.open_shards(prepared, workdir)
-  state = train.fit(run, shards, prepared.mesh, workdir / 'sae')
+  state = loop.fit(run, shards, prepared.mesh, workdir / 'sae')
   return state, shards
 
 
@@ -100,7 +100,7 @@ def test_interrupted_live_training_ends_the_same(stored, make_live, tmp_path):
   shards = runs.open_shards(prepared, tmp_path)
   folder = tmp_path / 'sae'
   with pytest.raises(RuntimeError, match='the model fails here'):
-    train.fit(run, FailingOnce(shards, 9), prepared.mesh, folder)
+    loop.fit(run, FailingOnce(shards, 9), prepared.mesh, folder)
   checkpoints = [int(p.name) for p in (folder / 'checkpoints').glob('[0-9]*')]
   assert 0 < max(checkpoints) < STEPS
   state, _ = fit(run, tmp_path)
@@ -110,7 +110,7 @@ def test_interrupted_live_training_ends_the_same(stored, make_live, tmp_path):
 def test_live_run_ends_with_results(make_live, tmp_path):
   run = make_live(train__steps=30, evaluation__sequences=8)
   runs.claim(tmp_path / 'run', run)
-  (row,) = runs.run_all(inputs.prepare(run), [run], tmp_path / 'run')
+  (row,) = runs.run_all(inputs.prepare(run), {'sae': run}, tmp_path / 'run')
   assert row['steps'] == 30
   assert (tmp_path / 'run' / 'results.csv').is_file()
   assert not (tmp_path / 'run' / 'activations').exists()

@@ -21,7 +21,7 @@ from jumprelu_jax.activations import store as store_lib
 def run_sweep(run, workdir):
   """Rows of a run's sweep, as experiments.sweep has them made."""
   swept = sweeps.expand(run)
-  prepared = inputs.prepare(swept[0])
+  prepared = inputs.prepare(next(iter(swept.values())))
   runs.claim(workdir, run)
   return runs.run_all(prepared, swept, workdir)
 
@@ -113,7 +113,7 @@ def test_finished_work_is_not_done_again(finished, sweep, monkeypatch):
     raise AssertionError('this was finished')
 
   for module, name in (
-    (runs.train, 'fit'),
+    (runs.loop, 'fit_together'),
     (runs.harvest_lib, 'harvest'),
     (runs.evaluation, 'measure'),
   ):
@@ -187,7 +187,7 @@ def test_saes_are_evaluated_in_groups_that_fit(finished, monkeypatch):
   monkeypatch.setattr(runs.evaluation, 'measure', counted)
   one_bytes = (folders[0] / 'params.npz').stat().st_size
   for limit, expected in ((2 * one_bytes, [2]), (one_bytes, [1, 1])):
-    monkeypatch.setattr(runs, '_GROUP_BYTES', limit)
+    monkeypatch.setattr(runs, '_EVALUATED_BYTES', limit)
     found = list(runs.evaluate_folders(pairs, prepared))
     assert [folder for folder, _, _ in found] == folders
     assert [row for _, row, _ in found] == rows

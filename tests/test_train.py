@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from small_planted import PlantedShards
 
+from jumprelu_jax import checkpoint
+from jumprelu_jax import loop
 from jumprelu_jax import objectives
 from jumprelu_jax import sharding
 from jumprelu_jax import train
@@ -14,6 +16,16 @@ from jumprelu_jax import writer
 
 MESHES = [(1, 1), (8, 1), (1, 8), (2, 4)]
 WIDTHS = (16,)
+
+
+class CountsRows(PlantedShards):
+  """Counts the shards opened; a shard is a batch here."""
+
+  opened = 0
+
+  def open(self, index):
+    self.opened += 1
+    return super().open(index)
 
 
 @pytest.fixture(scope='module')
@@ -130,15 +142,15 @@ def test_interrupted_training_ends_bit_identical(planted_run, tmp_path):
         raise KilledError
       return super().open(index)
 
-  whole = train.fit(planted_run, PlantedShards(), mesh, tmp_path / 'whole')
+  whole = loop.fit(planted_run, PlantedShards(), mesh, tmp_path / 'whole')
   with pytest.raises(KilledError):
-    train.fit(planted_run, StopsAtTheLast(), mesh, tmp_path / 'killed')
+    loop.fit(planted_run, StopsAtTheLast(), mesh, tmp_path / 'killed')
   assert [r['step'] for r in writer.read_curve(tmp_path / 'killed')] == [
     2,
     4,
     6,
   ]
-  resumed = train.fit(planted_run, PlantedShards(), mesh, tmp_path / 'killed')
+  resumed = loop.fit(planted_run, PlantedShards(), mesh, tmp_path / 'killed')
   for got, want in zip(
     jax.tree.leaves(resumed), jax.tree.leaves(whole), strict=True
   ):
@@ -150,14 +162,86 @@ def test_interrupted_training_ends_bit_identical(planted_run, tmp_path):
 
 def test_checkpoint_restores_on_another_mesh(planted_run, tmp_path):
   mesh = sharding.make_mesh(2, 4)
-  state = train.fit(planted_run, PlantedShards(), mesh, tmp_path)
+  state = loop.fit(planted_run, PlantedShards(), mesh, tmp_path)
   other = sharding.make_mesh(1, 1)
-  again = train.fit(planted_run, PlantedShards(), other, tmp_path)
+  again = loop.fit(planted_run, PlantedShards(), other, tmp_path)
   for got, want in zip(
     jax.tree.leaves(again), jax.tree.leaves(state), strict=True
   ):
     np.testing.assert_array_equal(got, want)
     assert len(got.sharding.device_set) == 1
+
+
+@pytest.fixture
+def unlike_runs(planted_run):
+  """Runs that share nothing but the stream."""
+  return [
+    planted_run.with_values(values)
+    for values in (
+      {},
+      {'objective.sparsity_coeff': 0.1, 'optimizer.learning_rate': 1e-3},
+      {
+        'sae.architecture': 'topk',
+        'objective.name': 'aux_k',
+        'objective.aux_k': 4,
+        'sae.k': 3,
+      },
+    )
+  ]
+
+
+def assert_same_states(got, want):
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+    np.testing.assert_array_equal(a, b)
+
+
+def test_together_each_ends_as_it_would_alone(unlike_runs, tmp_path):
+  mesh = sharding.make_mesh(1, 1)
+  shards = CountsRows()
+  folders = [tmp_path / f'together_{i}' for i in range(3)]
+  states = loop.fit_together(unlike_runs, shards, mesh, folders)
+  assert shards.opened == 8  # once a batch, not once an SAE
+  for i, (run, state) in enumerate(zip(unlike_runs, states, strict=True)):
+    alone = tmp_path / f'alone_{i}'
+    assert_same_states(state, loop.fit(run, PlantedShards(), mesh, alone))
+    assert writer.read_curve(folders[i]) == writer.read_curve(alone)
+
+
+def test_killed_together_each_goes_on_from_its_own(
+  unlike_runs, tmp_path, monkeypatch
+):
+  """Killed after some have saved step 4, and before the others."""
+  mesh = sharding.make_mesh(1, 1)
+  folders = [tmp_path / f'killed_{i}' for i in range(3)]
+  save, saved = checkpoint.Checkpointer.save, []
+
+  def save_one(self, step, state):
+    if saved:
+      raise KeyboardInterrupt
+    save(self, step, state)
+    saved.append(step)
+
+  with monkeypatch.context() as patched:
+    patched.setattr(checkpoint.Checkpointer, 'save', save_one)
+    with pytest.raises(KeyboardInterrupt):
+      loop.fit_together(unlike_runs, PlantedShards(), mesh, folders)
+  assert saved == [4]
+  states = loop.fit_together(unlike_runs, PlantedShards(), mesh, folders)
+  for i, (run, state) in enumerate(zip(unlike_runs, states, strict=True)):
+    alone = loop.fit(run, PlantedShards(), mesh, tmp_path / f'alone_{i}')
+    assert_same_states(state, alone)
+    assert [r['step'] for r in writer.read_curve(folders[i])] == [2, 4, 6, 8]
+
+
+def test_only_one_stream_is_shared(planted_run, tmp_path):
+  other = planted_run.with_values({'seed': 1})
+  with pytest.raises(ValueError, match='one stream'):
+    loop.fit_together(
+      [planted_run, other],
+      PlantedShards(),
+      sharding.make_mesh(1, 1),
+      [tmp_path / 'a', tmp_path / 'b'],
+    )
 
 
 def test_loss_that_is_not_finite_stops_the_run(planted_run, tmp_path):
@@ -166,7 +250,7 @@ def test_loss_that_is_not_finite_stops_the_run(planted_run, tmp_path):
       return super().open(index) * np.nan
 
   with pytest.raises(FloatingPointError, match='before step 2'):
-    train.fit(planted_run, Broken(), sharding.make_mesh(1, 1), tmp_path)
+    loop.fit(planted_run, Broken(), sharding.make_mesh(1, 1), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -179,9 +263,9 @@ def test_l0_is_settled_by_hand(last_l0s, expected):
     {'step': step, 'l0': 500.0 if step < 780 else early if step <= 800 else 1.0}
     for step in range(10, 990, 10)
   ] + [{'step': 990, 'l0': late}, {'step': 1000, 'l0': late}]
-  assert train.l0_is_settled(curve, 1000) is expected
+  assert loop.l0_is_settled(curve, 1000) is expected
 
 
 def test_short_or_missing_curves_are_not_settled():
-  assert not train.l0_is_settled([], 100)
-  assert not train.l0_is_settled([{'step': 100, 'l0': 0.0}], 100)
+  assert not loop.l0_is_settled([], 100)
+  assert not loop.l0_is_settled([{'step': 100, 'l0': 0.0}], 100)

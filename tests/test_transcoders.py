@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from jumprelu_jax import inputs
+from jumprelu_jax import loop
 from jumprelu_jax import runs
-from jumprelu_jax import train
 from jumprelu_jax.activations import store as store_lib
 
 
@@ -32,7 +32,7 @@ def finished(run, tmp_path_factory):
   """(folder, row) of the run."""
   workdir = tmp_path_factory.mktemp('runs') / 'transcoder'
   runs.claim(workdir, run)
-  (row,) = runs.run_all(inputs.prepare(run), [run], workdir)
+  (row,) = runs.run_all(inputs.prepare(run), {'sae': run}, workdir)
   return workdir, row
 
 
@@ -91,7 +91,7 @@ def test_live_is_stored(finished, run, tmp_path):
     assert shards.widths == (16, 16)
     assert len(shards.rows_per_shard) >= 3
     states.append(
-      train.fit(prepared.run, shards, prepared.mesh, tmp_path / mode)
+      loop.fit(prepared.run, shards, prepared.mesh, tmp_path / mode)
     )
   assert not list(tmp_path.rglob('shard*'))
   wanted, _ = jax.tree.flatten_with_path(states[0])

@@ -25,9 +25,9 @@ from experiments.small_budget import studies
 from jumprelu_jax import evaluation
 from jumprelu_jax import export
 from jumprelu_jax import inputs as inputs_lib
+from jumprelu_jax import loop
 from jumprelu_jax import progress
 from jumprelu_jax import runs
-from jumprelu_jax import train
 from jumprelu_jax import writer
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder.', required=True)
@@ -57,7 +57,7 @@ def row_of(case, inputs, store, folder):
       'sparsity_coeff': run.objective.sparsity_coeff,
       **{key: metrics[key] for key in
          ('l0', 'fvu', 'delta_lm_loss', 'dead_fraction')},
-      'l0_settled': train.l0_is_settled(
+      'l0_settled': loop.l0_is_settled(
           writer.read_curve(folder), run.train.steps
       ),
       'seconds': round(seconds),

@@ -4,6 +4,7 @@ import json
 
 import jax.numpy as jnp
 
+from jumprelu_jax import loop
 from jumprelu_jax import progress
 from jumprelu_jax import train
 from jumprelu_jax.activations import batches as batches_lib
@@ -12,7 +13,7 @@ from jumprelu_jax.sae import released
 
 def train_ours(run, inputs, store, folder):
   """Trains one of our SAEs; returns it folded."""
-  state = train.fit(run, store, inputs.mesh, folder)
+  state = loop.fit(run, store, inputs.mesh, folder)
   return train.release(run, state, store.scales)
 
 

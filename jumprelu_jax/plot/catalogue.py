@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
 import dataclasses
 import functools
+import os
 import re
 
 from matplotlib import figure as mpl_figure
 
 from jumprelu_jax import finished
+from jumprelu_jax import progress
 from jumprelu_jax.plot import curves
 from jumprelu_jax.plot import estimators
 from jumprelu_jax.plot import frequencies
@@ -59,6 +62,19 @@ def of_runs(rows: Sequence[finished.Row]) -> Iterator[Entry]:
       draw = functools.partial(curves.draw, **titled)
       count = curves.count(table)
       yield Entry(f'curves_{metric}_{place}', table, draw, count, len(here))
+
+
+def save(entries: Iterable[Entry], folder: str | os.PathLike) -> None:
+  """Writes figures with their tables; says which SAEs are in none."""
+  for entry in entries:
+    if entry.table:
+      figure = entry.draw(entry.table)
+      style.save_with_table(figure, entry.table, folder, entry.name)
+    if entry.num_drawn < entry.num_saes:
+      what = 'drawn' if entry.table else 'left out: it is'
+      progress.say(
+        f'{entry.name}: {what} in {entry.num_drawn} of {entry.num_saes} SAEs'
+      )
 
 
 def of_toys() -> Iterator[Entry]:

@@ -1,0 +1,81 @@
+"""One choice at a time away from the tuned JumpReLU, at one L0."""
+
+from __future__ import annotations
+
+import math
+
+from experiments.reproduce import presets
+from experiments.reproduce import tuning
+from jumprelu_jax import config as config_lib
+
+_MATCHED = ('triangle', 'epanechnikov', 'biweight', 'gaussian')
+_WINDOWS = (0.1, 0.3, 3.0, 10.0)
+# A raw threshold moves by the rate itself, not by a share of the threshold.
+_RAW_RATES = (3e-4, 1e-3, 3e-3)
+_BATCHES = (128, 256, 1024, 2048)
+
+
+def variants(
+  preset: presets.Preset, run: config_lib.RunConfig, tuned: presets.Values
+) -> dict[str, config_lib.RunConfig]:
+  """Returns a config for each SAE, by 'what: how'.
+
+  Args:
+    preset: its first kind is the one that is changed.
+    run: the config that all SAEs start from.
+    tuned: that kind's values.
+  """
+  kind = preset.kinds[0]
+  at_l0 = tuning.at_l0(run, kind, preset.tuned_l0)
+  recipe = kind.config(run, {**at_l0, **tuned})
+  changes = {
+    'recipe': {},
+    **{
+      f'kernel: {name}': {'objective.kernel': f'{name}_matched'}
+      for name in _MATCHED
+    },
+    **{
+      f'bandwidth: {factor:g} times': {
+        'objective.bandwidth': factor * recipe.objective.bandwidth
+      }
+      for factor in _WINDOWS
+    },
+    'pre-encoder bias: none': {'sae.use_pre_encoder_bias': False},
+    'penalty: L1': {'objective.name': 'l1'},
+    **{
+      f'threshold: raw, rate {rate:g}': {
+        'sae.architecture': 'jumprelu_raw_threshold',
+        presets.THRESHOLD_RATE: rate,
+      }
+      for rate in _RAW_RATES
+    },
+    **{
+      f'batch: {size}, {rule}': _at_batch(recipe, size, power)
+      for size in _BATCHES
+      for rule, power in (('same rates', 0), ('rates by root', 0.5))
+    },
+  }
+  return {name: recipe.with_values(values) for name, values in changes.items()}
+
+
+def _at_batch(run, size, power):
+  """Returns another batch size for the same tokens and the same schedule."""
+  more = run.train.batch_size / size
+  rates = math.pow(1 / more, power)
+
+  def steps(count):
+    return max(1, round(more * count))
+
+  return {
+    'train.batch_size': size,
+    'train.steps': steps(run.train.steps),
+    'train.steps_per_log': steps(run.train.steps_per_log),
+    'train.steps_per_checkpoint': steps(run.train.steps_per_checkpoint),
+    'optimizer.warmup_steps': steps(run.optimizer.warmup_steps),
+    'optimizer.learning_rate': rates * run.optimizer.learning_rate,
+    presets.THRESHOLD_RATE: rates * run.optimizer.threshold_learning_rate,
+    'objective.sparsity_warmup_steps': steps(
+      run.objective.sparsity_warmup_steps
+    ),
+    'objective.controller_rate': run.objective.controller_rate / more,
+  }

@@ -1,0 +1,182 @@
+"""What each preset trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Mapping
+import dataclasses
+
+from ml_collections import config_dict
+
+from configs import quickstart
+from jumprelu_jax import architectures
+from jumprelu_jax import config as config_lib
+from jumprelu_jax.lm import sites
+
+#: Config keys → values.
+Values = Mapping[str, object]
+RATE, THRESHOLD_RATE = (
+  'optimizer.learning_rate',
+  'optimizer.threshold_learning_rate',
+)
+COEFF = architectures.LAMBDA
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+  """An architecture with its objective.
+
+  Attributes:
+    architecture: its name.
+    objective: its name.
+    sparsities: lambdas, or numbers of active latents, from sparse to dense.
+    values: what else its recipe asks for.
+    own: what is tried, one at a time, in the last round of tuning.
+  """
+
+  architecture: str
+  objective: str
+  sparsities: tuple[float, ...]
+  values: Values = dataclasses.field(default_factory=dict)
+  own: tuple[Values, ...] = ()
+
+  @property
+  def name(self) -> str:
+    """Of its rows in tables."""
+    return f'{self.architecture}/{self.objective}'
+
+  def config(
+    self, run: config_lib.RunConfig, values: Values
+  ) -> config_lib.RunConfig:
+    """Returns a run's config with this kind of SAE, and more values."""
+    named = {
+      'sae.architecture': self.architecture,
+      'objective.name': self.objective,
+    }
+    return run.with_values({**named, **self.values, **values})
+
+  def at(self, run: config_lib.RunConfig, sparsity: float) -> Values:
+    """Returns the value that sets the sparsity."""
+    key = architectures.of(self.config(run, {})).sparsity
+    return {key: int(sparsity) if key == architectures.K else sparsity}
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+  """An experiment.
+
+  Attributes:
+    recipe: returns the config that all SAEs start from.
+    values: what is changed in it.
+    kinds: architectures that are compared; the first is the reference.
+    places: where, for each seed.
+    tuned_at: where learning rates and the rest are tuned.
+    tuned_l0: at which L0.
+    rates: learning rates that are tried.
+    betas: Adam's, that are tried with the best of them.
+    ablated_seeds: on which the ablations are trained, where the tuning was.
+  """
+
+  recipe: Callable[[str], config_dict.ConfigDict]
+  values: Values
+  kinds: tuple[Kind, ...]
+  places: Mapping[int, tuple[sites.Site, ...]]
+  tuned_at: sites.Site
+  tuned_l0: int
+  rates: tuple[float, ...]
+  betas: tuple[Values, ...] = ()
+  ablated_seeds: tuple[int, ...] = ()
+
+  def run(self, argument: str = '') -> config_lib.RunConfig:
+    """Returns the config that all SAEs start from."""
+    recipe = self.recipe(argument).to_dict()
+    run = config_lib.RunConfig.from_config_dict(recipe)
+    return run.with_values(self.values)
+
+
+_RESIDUAL = tuple(sites.Site('resid_post', layer) for layer in (1, 2))
+_ALL = tuple(
+  sites.Site(name, layer)
+  for layer in (1, 2)
+  for name in ('attn_z', 'mlp_out', 'resid_post')
+)
+_KS = (4, 8, 16, 32, 64)
+_FREE_DECODER = {'sae.initial_decoder_norm': 0.1}
+
+EMBEDDED = Preset(
+  recipe=quickstart.get_config,
+  # A million activations, each seen once, in as many steps as the quickstart.
+  values={
+    'sae.num_latents': 512,
+    'train.batch_size': 512,
+    'sweep.saes': (),
+    'evaluation.importance_sequences': 64,
+  },
+  kinds=(
+    Kind(
+      'jumprelu',
+      'l0',
+      (1.2e-2, 4e-3, 1.4e-3, 5e-4, 1.5e-4),
+      own=({'objective.bandwidth': 5e-3}, {'objective.bandwidth': 2e-2}),
+    ),
+    Kind(
+      'gated',
+      'gated',
+      (0.4, 0.2, 0.08, 0.03, 0.01),
+      own=(
+        {'sae.initial_encoder_norm': 0.5},
+        {'sae.initial_b_dec': 'geometric_median'},
+      ),
+    ),
+    Kind(
+      'gated_free_norm',
+      'gated_ri_l1',
+      (0.4, 0.2, 0.08, 0.03, 0.01),
+      values=_FREE_DECODER,
+      own=(
+        {'sae.initial_decoder_norm': 1.0},
+        {'sae.initial_b_dec': 'geometric_median'},
+      ),
+    ),
+    Kind(
+      'topk',
+      'aux_k',
+      _KS,
+      own=(
+        {'objective.aux_k_coeff': 1 / 8},
+        {'sae.initial_b_dec': 'geometric_median'},
+      ),
+    ),
+    Kind(
+      'batch_topk',
+      'aux_k',
+      _KS,
+      own=(
+        {'objective.aux_k_coeff': 1 / 8},
+        {'sae.initial_b_dec': 'geometric_median'},
+      ),
+    ),
+    Kind(
+      'relu',
+      'ri_l1',
+      (0.4, 0.2, 0.08, 0.03, 0.01),
+      values=_FREE_DECODER | {'sae.initial_encoder_norm': 0.1},
+      own=(
+        {'sae.initial_decoder_norm': 1.0},
+        {'sae.initial_b_dec': 'geometric_median'},
+      ),
+    ),
+  ),
+  places={0: _ALL, 1: _RESIDUAL, 2: _RESIDUAL},
+  tuned_at=sites.Site('resid_post', 2),
+  tuned_l0=16,
+  rates=(1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
+  betas=(
+    {'optimizer.beta1': 0.0, 'optimizer.beta2': 0.999},
+    {'optimizer.beta1': 0.9, 'optimizer.beta2': 0.98},
+    {'optimizer.beta1': 0.9, 'optimizer.beta2': 0.999},
+  ),
+  ablated_seeds=(0, 1, 2),
+)
+
+PRESETS = {'embedded': EMBEDDED}
