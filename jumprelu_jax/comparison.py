@@ -38,8 +38,8 @@ COLUMNS = (
 )  # fmt: skip
 #: Metrics that are compared, where runs have them.
 METRICS = (
-    'delta_lm_loss', 'fvu', 'frac_over_1pct', 'frac_over_10pct',
-    'relative_reconstruction_bias', 'importance_uniformity',
+    'delta_lm_loss', 'fvu', 'kl', 'dead_fraction', 'frac_over_1pct',
+    'frac_over_10pct', 'relative_reconstruction_bias', 'importance_uniformity',
 )  # fmt: skip
 
 _RESAMPLES = 10_000

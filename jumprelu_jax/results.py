@@ -49,8 +49,14 @@ def write(
   whole.write_text(path, text.getvalue())
 
 
-def read(path: str | os.PathLike) -> list[dict[str, object]]:
+def read(
+  path: str | os.PathLike, needed: Sequence[str] = _NEEDED
+) -> list[dict[str, object]]:
   """Reads a results.csv, of this or of an earlier set of metrics.
+
+  Args:
+    path: the file; or another table with columns of the same names.
+    needed: columns that it must have.
 
   Returns:
     Rows with numbers as numbers, `l0_settled` as a bool and None for what is
@@ -73,7 +79,7 @@ def read(path: str | os.PathLike) -> list[dict[str, object]]:
       f'{path} is not CSV ({error}); give a results.csv as experiments.sweep '
       'writes it.'
     ) from error
-  missing = [name for name in _NEEDED if name not in (lines or [[]])[0]]
+  missing = [name for name in needed if name not in (lines or [[]])[0]]
   if missing:
     raise errors.InputError(
       f'{path} lacks the columns {", ".join(missing)}; give a results.csv as '

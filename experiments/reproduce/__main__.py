@@ -3,28 +3,18 @@
   python -m experiments.reproduce --preset=embedded --workdir=DIR --out=OUT
 
 Tunes every architecture with the same budget, trains all of them at each place
-and seed, trains the ablations, and writes tables and figures to OUT; docs/
-results.md is made of them by `experiments.reproduce.report`. The same command
-continues what was killed. `presets` says what each preset trains.
+and seed, trains the ablations, and writes tables and figures to OUT. The same
+command continues what was killed. `presets` says what each preset trains;
+docs/results.md says what came of them.
 """
 
-import pathlib
-import re
+import dataclasses
 
 from absl import flags
 
 from experiments import launch
-from experiments.reproduce import ablations
 from experiments.reproduce import presets
-from experiments.reproduce import tuning
-from jumprelu_jax import architectures
-from jumprelu_jax import comparison
-from jumprelu_jax import finished
-from jumprelu_jax import inputs as inputs_lib
-from jumprelu_jax import progress
-from jumprelu_jax import results
-from jumprelu_jax import runs
-from jumprelu_jax.plot import catalogue
+from experiments.reproduce import stages
 
 _PRESET = flags.DEFINE_enum(
   'preset', 'embedded', list(presets.PRESETS), 'What to run.'
@@ -33,119 +23,17 @@ _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder.', required=True)
 _OUT = flags.DEFINE_string(
   'out', None, 'Folder for tables and figures.', required=True
 )
-_TUNING_COLUMNS = ('round', 'tried', 'best', *results.COLUMNS)
-_ABLATION_COLUMNS = ('variant', *results.COLUMNS)
-
-
-def harvest(preset, workdir):
-  """Harvests all places of each seed; returns the stores' folders by seed."""
-  folders = {}
-  for seed, places in preset.places.items():
-    wanted = dict.fromkeys((*places, *_more_places(preset, seed)))
-    run = preset.run().with_values(
-      {
-        'seed': seed,
-        'lm.site': places[0].name,
-        'lm.layer': places[0].layer,
-        'activations.sites': tuple(f'{s.name}/{s.layer}' for s in wanted),
-      }
-    )
-    folder = workdir / f'activations_{seed}'
-    runs.harvest(inputs_lib.prepare(run), str(folder))
-    folders[seed] = str(folder)
-  return folders
-
-
-def _more_places(preset, seed):
-  return (preset.tuned_at,) if seed == min(preset.places) else ()
-
-
-def run_at(preset, place, seed, store):
-  """Returns the config of all SAEs of a place and seed."""
-  return preset.run().with_values(
-    {
-      'seed': seed,
-      'lm.site': place.name,
-      'lm.layer': place.layer,
-      'activations.store': store,
-    }
-  )
-
-
-def train(run, folder):
-  """Returns a function that trains and evaluates named SAEs in a folder."""
-  runs.claim(folder, run)
-  prepared = inputs_lib.prepare(run)
-  return lambda named: runs.run_all(prepared, named, folder)
-
-
-def tune(preset, store, workdir):
-  """Returns each kind's best values, and a table of all that was tried."""
-  folder = workdir / 'tuning'
-  run = run_at(preset, preset.tuned_at, min(preset.places), store)
-  best, table = tuning.tune(preset, run, train(run, folder))
-  for name, values in best.items():
-    progress.say(f'{name}: {tuning.describe(values)}')
-  return best, table
-
-
-def train_grid(preset, best, stores, workdir):
-  """Trains every kind at every sparsity, place and seed; returns folders."""
-  folders = []
-  for seed, places in preset.places.items():
-    for place in places:
-      run = run_at(preset, place, seed, stores[seed])
-      configs = [
-        kind.config(run, {**best[kind.name], **kind.at(run, sparsity)})
-        for kind in preset.kinds
-        for sparsity in kind.sparsities
-      ]
-      folder = workdir / f'{place.name}_{place.layer}_seed_{seed}'
-      train(run, folder)({architectures.name(one): one for one in configs})
-      folders.append(folder)
-  return folders
-
-
-def ablate(preset, best, stores, workdir):
-  """Trains the ablations on each of their seeds; returns a table."""
-  table = []
-  for seed in preset.ablated_seeds:
-    run = run_at(preset, preset.tuned_at, seed, stores[seed])
-    named = ablations.variants(preset, run, best[preset.kinds[0].name])
-    folders = {re.sub(r'\W+', '_', name): one for name, one in named.items()}
-    rows = train(run, workdir / f'ablations_seed_{seed}')(folders)
-    table += [
-      {'variant': variant, **row}
-      for variant, row in zip(named, rows, strict=True)
-    ]
-  return table
-
-
-def report(preset, folders, out):
-  """Writes the grid's table, its comparison and all figures."""
-  rows = finished.read(folders)
-  results.write(rows, out / 'grid.csv')
-  reference = preset.kinds[0].architecture, preset.kinds[0].objective
-  table, notes = comparison.compare(rows, reference)
-  results.write(table, out / 'comparison.csv', comparison.COLUMNS)
-  for note in notes:
-    progress.say(f'comparison: {note}')
-  catalogue.save(catalogue.of_runs(rows), out / 'figures')
+_LM = flags.DEFINE_string(
+  'lm', '', "The language model's folder, if not the hub's."
+)
 
 
 def main():
   preset = presets.PRESETS[_PRESET.value]
-  workdir, out = pathlib.Path(_WORKDIR.value), pathlib.Path(_OUT.value)
-  for folder in (workdir, out):
-    folder.mkdir(parents=True, exist_ok=True)
-  stores = harvest(preset, workdir)
-  best, tried = tune(preset, stores[min(preset.places)], workdir)
-  results.write(tried, out / 'tuning.csv', _TUNING_COLUMNS)
-  folders = train_grid(preset, best, stores, workdir)
-  report(preset, folders, out)
-  ablated = ablate(preset, best, stores, workdir)
-  if ablated:
-    results.write(ablated, out / 'ablations.csv', _ABLATION_COLUMNS)
+  if _LM.value:
+    values = {**preset.values, 'lm.path': _LM.value}
+    preset = dataclasses.replace(preset, values=values)
+  stages.run(preset, _WORKDIR.value, _OUT.value)
 
 
 if __name__ == '__main__':

@@ -1,0 +1,133 @@
+"""The stages of a preset, each resumable; `__main__` calls them in order."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+
+from experiments.reproduce import ablations
+from experiments.reproduce import tuning
+from jumprelu_jax import architectures
+from jumprelu_jax import comparison
+from jumprelu_jax import finished
+from jumprelu_jax import inputs as inputs_lib
+from jumprelu_jax import progress
+from jumprelu_jax import results
+from jumprelu_jax import runs
+from jumprelu_jax.plot import catalogue
+
+_TUNING_COLUMNS = ('round', 'tried', 'best', *results.COLUMNS)
+_ABLATION_COLUMNS = ('variant', *results.COLUMNS)
+
+
+def run(preset, workdir, out):
+  """Runs a preset: from nothing, or from where it was killed.
+
+  Args:
+    preset: a `presets.Preset`.
+    workdir: keeps stores and run folders.
+    out: gets tuning.csv, grid.csv, comparison.csv, ablations.csv and figures/.
+  """
+  workdir, out = pathlib.Path(workdir), pathlib.Path(out)
+  for folder in (workdir, out):
+    folder.mkdir(parents=True, exist_ok=True)
+  stores = harvest(preset, workdir)
+  best, tried = tune(preset, stores[min(preset.places)], workdir)
+  results.write(tried, out / 'tuning.csv', _TUNING_COLUMNS)
+  folders = train_grid(preset, best, stores, workdir)
+  report(preset, folders, out)
+  ablated = ablate(preset, best, stores, workdir)
+  if ablated:
+    results.write(ablated, out / 'ablations.csv', _ABLATION_COLUMNS)
+
+
+def harvest(preset, workdir):
+  """Harvests all places of each seed; returns the stores' folders by seed."""
+  folders = {}
+  for seed, places in preset.places.items():
+    wanted = dict.fromkeys((*places, preset.tuned_at))
+    run = preset.run().with_values(
+      {
+        'seed': seed,
+        'lm.site': places[0].name,
+        'lm.layer': places[0].layer,
+        'activations.sites': tuple(f'{s.name}/{s.layer}' for s in wanted),
+      }
+    )
+    folder = workdir / f'activations_{seed}'
+    runs.harvest(inputs_lib.prepare(run), str(folder))
+    folders[seed] = str(folder)
+  return folders
+
+
+def run_at(preset, place, seed, store):
+  """Returns the config of all SAEs of a place and seed."""
+  return preset.run().with_values(
+    {
+      'seed': seed,
+      'lm.site': place.name,
+      'lm.layer': place.layer,
+      'activations.store': store,
+    }
+  )
+
+
+def train(run, folder):
+  """Returns a function that trains and evaluates named SAEs in a folder."""
+  runs.claim(folder, run)
+  prepared = inputs_lib.prepare(run)
+  return lambda named: runs.run_all(prepared, named, folder)
+
+
+def tune(preset, store, workdir):
+  """Returns each kind's best values, and a table of all that was tried."""
+  folder = workdir / 'tuning'
+  run = run_at(preset, preset.tuned_at, min(preset.places), store)
+  best, table = tuning.tune(preset, run, train(run, folder))
+  for name, values in best.items():
+    progress.say(f'{name}: {tuning.describe(values)}')
+  return best, table
+
+
+def train_grid(preset, best, stores, workdir):
+  """Trains every kind at every sparsity, place and seed; returns folders."""
+  folders = []
+  for seed, places in preset.places.items():
+    for place in places:
+      run = run_at(preset, place, seed, stores[seed])
+      configs = [
+        kind.config(run, {**best[kind.name], **kind.at(run, sparsity)})
+        for kind in preset.kinds
+        for sparsity in kind.sparsities
+      ]
+      folder = workdir / f'{place.name}_{place.layer}_seed_{seed}'
+      train(run, folder)({architectures.name(one): one for one in configs})
+      folders.append(folder)
+  return folders
+
+
+def ablate(preset, best, stores, workdir):
+  """Trains the ablations on each of their seeds; returns a table."""
+  table = []
+  for seed in preset.ablated_seeds:
+    run = run_at(preset, preset.tuned_at, seed, stores[seed])
+    named = ablations.variants(preset, run, best[preset.kinds[0].name])
+    folders = {re.sub(r'\W+', '_', name): one for name, one in named.items()}
+    rows = train(run, workdir / f'ablations_seed_{seed}')(folders)
+    table += [
+      {'variant': variant, **row}
+      for variant, row in zip(named, rows, strict=True)
+    ]
+  return table
+
+
+def report(preset, folders, out):
+  """Writes the grid's table, its comparison and all figures."""
+  rows = finished.read(folders)
+  results.write(rows, out / 'grid.csv')
+  reference = preset.kinds[0].architecture, preset.kinds[0].objective
+  table, notes = comparison.compare(rows, reference)
+  results.write(table, out / 'comparison.csv', comparison.COLUMNS)
+  for note in notes:
+    progress.say(f'comparison: {note}')
+  catalogue.save(catalogue.of_runs(rows), out / 'figures')

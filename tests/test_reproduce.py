@@ -1,0 +1,271 @@
+"""The reproduction's stages on a tiny model, and its tables by hand."""
+
+import csv
+import json
+import math
+
+import pytest
+
+from experiments.reproduce import ablations
+from experiments.reproduce import presets
+from experiments.reproduce import report
+from experiments.reproduce import stages
+from experiments.reproduce import tuning
+from jumprelu_jax import config as config_lib
+from jumprelu_jax import errors
+from jumprelu_jax import loop
+from jumprelu_jax.lm import sites
+
+JUMPRELU = presets.Kind(
+  'jumprelu', 'l0', (1e-1, 1e-3), own=({'objective.bandwidth': 0.05},)
+)
+TOPK = presets.Kind(
+  'topk', 'aux_k', (2, 4), own=({'objective.aux_k_coeff': 0.5},)
+)
+PLACES = (sites.Site('resid_post', 0), sites.Site('mlp_out', 1))
+
+
+@pytest.fixture(scope='module')
+def preset(tiny_run):
+  """Two kinds, two sparsities, two places, two seeds."""
+  recipe = tiny_run.to_dict()
+  return presets.Preset(
+    recipe=lambda argument: config_lib_dict(recipe),
+    values={'sae.k': 2, 'objective.aux_k': 4, 'train.steps': 40},
+    kinds=(JUMPRELU, TOPK),
+    places={0: PLACES, 1: PLACES[:1]},
+    tuned_at=PLACES[0],
+    tuned_l0=2,
+    rates=(1e-3, 1e-2),
+    betas=({'optimizer.beta1': 0.9},),
+    ablated_seeds=(1,),
+  )
+
+
+def config_lib_dict(values):
+  """Stands in for a ConfigDict."""
+
+  class Recipe:
+    def to_dict(self):
+      return values
+
+  return Recipe()
+
+
+@pytest.fixture(scope='module')
+def finished(preset, tmp_path_factory):
+  """(workdir, out) of the preset, run to its end."""
+  folder = tmp_path_factory.mktemp('reproduce')
+  stages.run(preset, folder / 'work', folder / 'out')
+  return folder / 'work', folder / 'out'
+
+
+def table(path):
+  with path.open() as file:
+    return list(csv.DictReader(file))
+
+
+def test_every_sae_of_the_preset_is_in_a_table(finished):
+  _, out = finished
+  grid = table(out / 'grid.csv')
+  # (two places with seed 0 and one with seed 1) x two kinds x two sparsities
+  assert len(grid) == 3 * 2 * 2
+  assert len({tuple(row.values()) for row in grid}) == 12
+  # two rates, one beta and one of its own, for each kind
+  tried = table(out / 'tuning.csv')
+  assert [row['architecture'] for row in tried] == (
+    ['jumprelu'] * 2 + ['topk'] * 2 + ['jumprelu', 'topk'] * 2
+  )
+  assert {row['seed'] for row in table(out / 'ablations.csv')} == {'1'}
+  assert (out / 'comparison.csv').is_file()
+  assert (out / 'figures' / 'fvu.png').is_file()
+
+
+def test_the_grid_is_trained_with_what_the_tuning_chose(finished):
+  work, out = finished
+  best = {}
+  for row in table(out / 'tuning.csv'):
+    if row['best'] == 'True':
+      best[row['architecture']] = row['tried']
+  for name in ('resid_post_0_seed_1', 'mlp_out_1_seed_0'):
+    for path in (work / name).glob('*/config.json'):
+      config = json.loads(path.read_text())
+      words = dict(
+        word.split('=') for word in best[config['sae']['architecture']].split()
+      )
+      rate = f'{config["optimizer"]["learning_rate"]:.4g}'
+      assert rate == words['learning_rate']
+
+
+def test_finished_work_is_not_done_again(
+  finished, preset, tmp_path, monkeypatch
+):
+  work, out = finished
+
+  def fail(*args):
+    raise AssertionError('this was finished')
+
+  monkeypatch.setattr(loop, 'fit_together', fail)
+  stages.run(preset, work, tmp_path / 'again')
+  for name in ('tuning.csv', 'grid.csv', 'comparison.csv', 'ablations.csv'):
+    assert (tmp_path / 'again' / name).read_text() == (out / name).read_text()
+
+
+def test_an_sae_with_another_recipe_is_refused(finished, preset):
+  work, _ = finished
+  folder = work / 'resid_post_0_seed_0'
+  run = config_lib.RunConfig.from_config_dict(
+    json.loads((folder / 'config.json').read_text())
+  )
+  other = TOPK.config(run, {**TOPK.at(run, 2), presets.RATE: 0.5})
+  with pytest.raises(errors.InputError, match=r'learning_rate: .* 0\.5 now'):
+    stages.train(run, folder)({'topk_aux_k_2': other})
+
+
+def test_tuning_takes_the_least_fvu_at_the_l0(make_run, preset):
+  """The best rate is 1e-2; beta1 helps; what is its own misses the L0."""
+
+  def train(named):
+    return [
+      {
+        'architecture': run.sae.architecture,
+        'l0': 3.0 if run.objective.bandwidth == 0.05 else 2.05,
+        'fvu': abs(math.log(run.optimizer.learning_rate / 1e-2))
+        - 0.1 * run.optimizer.beta1
+        - run.objective.bandwidth
+        - run.objective.aux_k_coeff,
+      }
+      for run in named.values()
+    ]
+
+  best, rows = tuning.tune(preset, make_run(), train)
+  common = {**tuning.at_rate(1e-2), 'optimizer.beta1': 0.9}
+  assert best == {
+    'jumprelu/l0': common,
+    'topk/aux_k': common | {'objective.aux_k_coeff': 0.5},
+  }
+  assert [(row['round'], row['architecture'], row['best']) for row in rows] == [
+    (0, 'jumprelu', False),
+    (0, 'jumprelu', True),
+    (0, 'topk', False),
+    (0, 'topk', True),
+    (1, 'jumprelu', True),
+    (1, 'topk', True),
+    (2, 'jumprelu', False),
+    (2, 'topk', True),
+  ]
+  assert rows[-1]['tried'] == (
+    'learning_rate=0.01 threshold_learning_rate=0.02857 beta1=0.9 '
+    'aux_k_coeff=0.5'
+  )
+
+
+def test_ablated_batches_keep_tokens_and_schedule(make_run, preset):
+  run = make_run(
+    train__batch_size=512,
+    train__steps=2000,
+    objective__sparsity_warmup_steps=400,
+    optimizer__warmup_steps=50,
+    optimizer__learning_rate=4e-3,
+  )
+  found = ablations.variants(preset, run, {})
+  small = found['batch: 128, rates by root']
+  assert (small.train.batch_size, small.train.steps) == (128, 8000)
+  assert small.objective.sparsity_warmup_steps == 1600
+  assert small.optimizer.warmup_steps == 200
+  assert small.optimizer.learning_rate == pytest.approx(2e-3)
+  assert found['batch: 128, same rates'].optimizer.learning_rate == 4e-3
+  large = found['batch: 2048, rates by root']
+  assert (large.train.steps, large.objective.sparsity_warmup_steps) == (
+    500,
+    100,
+  )
+  assert large.optimizer.learning_rate == pytest.approx(8e-3)
+
+
+COMPARED = {
+  'layer': 1, 'site': 'resid_post', 'architecture': 'topk',
+  'objective': 'aux_k', 'reference': 'jumprelu/l0', 'l0': 20.0, 'num_seeds': 3,
+}  # fmt: skip
+
+
+def test_matched_table_by_hand():
+  rows = [
+    COMPARED
+    | {
+      'metric': 'fvu',
+      'value': 0.0812,
+      'difference': 0.0021,
+      'low': 0.0018,
+      'high': 0.0025,
+    },
+    COMPARED
+    | {
+      'metric': 'delta_lm_loss',
+      'value': 0.05,
+      'difference': -0.001,
+      'low': None,
+      'high': None,
+    },
+  ]
+  assert report.matched_table(rows).splitlines()[2] == (
+    '| resid_post 1 | `topk`, `aux_k` | 20 | 0.0812: +0.0021 (+0.0018 to '
+    '+0.0025) | 0.0500: -0.0010 | 3 |'
+  )
+  assert len(report.matched_table(rows, ('mlp_out',)).splitlines()) == 2
+
+
+def test_side_table_has_the_reference_first():
+  rows = [
+    COMPARED | {'metric': 'kl', 'value': 0.25, 'reference_value': 0.2},
+    COMPARED
+    | {'metric': 'dead_fraction', 'value': 0.031, 'reference_value': 0.0},
+  ]
+  assert report.side_table(rows).splitlines()[2:] == [
+    '| resid_post 1 | `jumprelu`, `l0` | 0.200 | 0.0% |  |  |  |  |',
+    '| resid_post 1 | `topk`, `aux_k` | 0.250 | 3.1% |  |  |  |  |',
+  ]
+
+
+def test_ablation_table_pairs_seeds():
+  rows = [
+    {
+      'variant': variant,
+      'seed': seed,
+      'fvu': fvu,
+      'delta_lm_loss': 2 * fvu,
+      'l0': 16.0,
+      'dead_fraction': 0.01,
+      'l0_settled': True,
+    }
+    for variant, seed, fvu in [
+      ('recipe', 0, 0.10),
+      ('recipe', 1, 0.12),
+      ('other', 0, 0.11),
+      ('other', 1, 0.15),
+    ]
+  ]
+  assert report.ablation_table(rows).splitlines()[2:] == [
+    '| recipe | 16.0 | 0.1100 itself | 0.2200 itself | 1.0% |',
+    '| other | 16.0 | +0.0200 (+0.0100 to +0.0300) | +0.0400 (+0.0200 to '
+    '+0.0600) | 1.0% |',
+  ]
+
+
+def test_only_tables_are_replaced(finished, tmp_path):
+  (tmp_path / 'embedded').mkdir()
+  path = tmp_path / 'embedded' / 'tuning.csv'
+  path.write_text((finished[1] / 'tuning.csv').read_text())
+  page = 'Before.\n<!-- table embedded_tuning -->\nold\n<!-- end -->\nAfter.\n'
+  made = report.render(page, tmp_path)
+  assert made.startswith('Before.\n<!-- table embedded_tuning -->\n| arch')
+  assert made.endswith('|\n<!-- end -->\nAfter.\n')
+  assert 'old' not in made
+  assert report.render(made, tmp_path) == made
+
+
+def test_the_page_is_made_of_the_tables():
+  """docs/results.md is what the committed CSVs give."""
+  page = (report.DOCS / 'results.md').read_text()
+  assert '<!-- table embedded_residual -->' in page
+  assert report.render(page, report.DOCS / 'results') == page
