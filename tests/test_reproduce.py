@@ -169,13 +169,13 @@ def test_ablated_batches_keep_tokens_and_schedule(make_run, preset):
     optimizer__learning_rate=4e-3,
   )
   found = ablations.variants(preset, run, {})
-  small = found['batch: 128, rates by root']
+  small = found['batch: 0.25 times, rates by root']
   assert (small.train.batch_size, small.train.steps) == (128, 8000)
   assert small.objective.sparsity_warmup_steps == 1600
   assert small.optimizer.warmup_steps == 200
   assert small.optimizer.learning_rate == pytest.approx(2e-3)
-  assert found['batch: 128, same rates'].optimizer.learning_rate == 4e-3
-  large = found['batch: 2048, rates by root']
+  assert found['batch: 0.25 times, same rates'].optimizer.learning_rate == 4e-3
+  large = found['batch: 4 times, rates by root']
   assert (large.train.steps, large.objective.sparsity_warmup_steps) == (
     500,
     100,
@@ -256,11 +256,11 @@ def test_only_tables_are_replaced(finished, tmp_path):
   (tmp_path / 'embedded').mkdir()
   path = tmp_path / 'embedded' / 'tuning.csv'
   path.write_text((finished[1] / 'tuning.csv').read_text())
-  page = 'Before.\n<!-- table embedded_tuning -->\nold\n<!-- end -->\nAfter.\n'
+  page = 'Before.\n<!-- table embedded_tuning -->\nOLD\n<!-- end -->\nAfter.\n'
   made = report.render(page, tmp_path)
   assert made.startswith('Before.\n<!-- table embedded_tuning -->\n| arch')
   assert made.endswith('|\n<!-- end -->\nAfter.\n')
-  assert 'old' not in made
+  assert 'OLD' not in made
   assert report.render(made, tmp_path) == made
 
 

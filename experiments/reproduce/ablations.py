@@ -12,7 +12,7 @@ _MATCHED = ('triangle', 'epanechnikov', 'biweight', 'gaussian')
 _WINDOWS = (0.1, 0.3, 3.0, 10.0)
 # A raw threshold moves by the rate itself, not by a share of the threshold.
 _RAW_RATES = (3e-4, 1e-3, 3e-3)
-_BATCHES = (128, 256, 1024, 2048)
+_BATCHES = (0.25, 0.5, 2.0, 4.0)
 
 
 def variants(
@@ -50,32 +50,33 @@ def variants(
       for rate in _RAW_RATES
     },
     **{
-      f'batch: {size}, {rule}': _at_batch(recipe, size, power)
-      for size in _BATCHES
+      f'batch: {factor:g} times, {rule}': _at_batch(recipe, factor, power)
+      for factor in _BATCHES
       for rule, power in (('same rates', 0), ('rates by root', 0.5))
     },
   }
   return {name: recipe.with_values(values) for name, values in changes.items()}
 
 
-def _at_batch(run, size, power):
-  """Returns another batch size for the same tokens and the same schedule."""
-  more = run.train.batch_size / size
-  rates = math.pow(1 / more, power)
+def _at_batch(run, factor, power):
+  """Returns a batch so many times as large: same tokens, same schedule."""
+  rates = math.pow(factor, power)
 
   def steps(count):
-    return max(1, round(more * count))
+    return max(1, round(count / factor))
 
+  steps_per_log = steps(run.train.steps_per_log)
+  logs = run.train.steps_per_checkpoint // run.train.steps_per_log
   return {
-    'train.batch_size': size,
+    'train.batch_size': round(factor * run.train.batch_size),
     'train.steps': steps(run.train.steps),
-    'train.steps_per_log': steps(run.train.steps_per_log),
-    'train.steps_per_checkpoint': steps(run.train.steps_per_checkpoint),
+    'train.steps_per_log': steps_per_log,
+    'train.steps_per_checkpoint': logs * steps_per_log,
     'optimizer.warmup_steps': steps(run.optimizer.warmup_steps),
     'optimizer.learning_rate': rates * run.optimizer.learning_rate,
     presets.THRESHOLD_RATE: rates * run.optimizer.threshold_learning_rate,
     'objective.sparsity_warmup_steps': steps(
       run.objective.sparsity_warmup_steps
     ),
-    'objective.controller_rate': run.objective.controller_rate / more,
+    'objective.controller_rate': factor * run.objective.controller_rate,
   }

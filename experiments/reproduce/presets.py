@@ -30,8 +30,8 @@ class Kind:
   Attributes:
     architecture: its name.
     objective: its name.
-    sparsities: lambdas, or numbers of active latents, from sparse to dense; none
-      for a kind that is tuned only.
+    sparsities: lambdas, or numbers of active latents, from sparse to dense;
+      none for a kind that is tuned only.
     values: what else its recipe asks for.
     own: what is tried, one at a time, in the last round of tuning.
   """

@@ -72,7 +72,7 @@ def tune(
   table = []
   for number in range(_ROUNDS):
     tried = [
-      (kind, {**best[kind.name][0], **values}, values)
+      (kind, {**best[kind.name][0], **values})
       for kind in preset.kinds
       for values in rounds(preset, kind)[number]
     ]
@@ -83,14 +83,14 @@ def tune(
         f'{number}_{index}_{kind.architecture}': kind.config(
           run, {**at_l0(run, kind, preset.tuned_l0), **values}
         )
-        for index, (kind, values, _) in enumerate(tried)
+        for index, (kind, values) in enumerate(tried)
       }
     )
     new = [
       row | {'round': number, 'tried': describe(values)}
-      for (_, _, values), row in zip(tried, rows, strict=True)
+      for (_, values), row in zip(tried, rows, strict=True)
     ]
-    for (kind, values, _), row in zip(tried, new, strict=True):
+    for (kind, values), row in zip(tried, new, strict=True):
       if _is_better(row, best[kind.name][1], preset.tuned_l0):
         best[kind.name] = values, row
     chosen = [row for _, row in best.values()]
