@@ -1,6 +1,7 @@
 """The reproduction's stages on a tiny model, and its tables by hand."""
 
 import csv
+import itertools
 import json
 import math
 
@@ -14,6 +15,7 @@ from experiments.reproduce import tuning
 from jumprelu_jax import config as config_lib
 from jumprelu_jax import errors
 from jumprelu_jax import loop
+from jumprelu_jax import train
 from jumprelu_jax.lm import sites
 
 JUMPRELU = presets.Kind(
@@ -158,6 +160,24 @@ def test_tuning_takes_the_least_fvu_at_the_l0(make_run, preset):
     'learning_rate=0.01 threshold_learning_rate=0.02857 beta1=0.9 '
     'aux_k_coeff=0.5'
   )
+
+
+@pytest.mark.parametrize('name', presets.PRESETS)
+def test_every_config_of_the_presets_can_be_trained(name):
+  preset = presets.PRESETS[name]
+  run = preset.run()
+  for kind in preset.kinds:
+    for sparsity in kind.sparsities or (1.0,):
+      train.check(kind.config(run, kind.at(run, sparsity)))
+    for values in itertools.chain(*tuning.rounds(preset, kind)):
+      train.check(kind.config(run, values))
+  for seed in preset.ablated_seeds:
+    assert seed in preset.places
+    for config in ablations.variants(preset, run, {}).values():
+      train.check(config)
+  # A comparison is fair if all were searched alike.
+  rounds = [tuning.rounds(preset, kind) for kind in preset.kinds]
+  assert len({tuple(map(len, of_kind)) for of_kind in rounds}) == 1
 
 
 def test_ablated_batches_keep_tokens_and_schedule(make_run, preset):
