@@ -64,6 +64,24 @@ def _stretched(kernel, ratio, u):
   return ratio * kernel(ratio * u)
 
 
+# Distances beyond which a kernel is 0.
+_REACHES = {
+  rectangle: 0.5,
+  triangle: 1.0,
+  epanechnikov: 1.0,
+  biweight: 1.0,
+  gaussian: math.inf,
+}
+
+
+def reach(kernel: Kernel) -> float:
+  """Returns the |u| beyond which a kernel of `KERNELS` is 0."""
+  if isinstance(kernel, functools.partial):  # matched
+    plain, ratio = kernel.args
+    return _REACHES[plain] / ratio
+  return _REACHES[kernel]
+
+
 _PLAIN = (rectangle, triangle, epanechnikov, biweight, gaussian)
 #: Kernels by the names that configs use.
 KERNELS: dict[str, Kernel] = {k.__name__: k for k in _PLAIN} | {

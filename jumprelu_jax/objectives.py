@@ -87,15 +87,21 @@ Reconstruction = Callable[..., tuple[jax.Array, ...]]
 
 
 def whole(
-  sae: trained.Trained, f_BM: jax.Array, x_BD: jax.Array, c: Coefficients
+  sae: trained.Trained,
+  encoding: maps.Encoding,
+  x_BD: jax.Array,
+  c: Coefficients,
 ) -> tuple[jax.Array, ...]:
   """The reconstruction of all latents, alone."""
   del c
-  return (sae.predict(f_BM, x_BD),)
+  return (sae.predict(encoding.f_BM, x_BD, encoding.support),)
 
 
 def nested(
-  sae: trained.Trained, f_BM: jax.Array, x_BD: jax.Array, c: Coefficients
+  sae: trained.Trained,
+  encoding: maps.Encoding,
+  x_BD: jax.Array,
+  c: Coefficients,
 ) -> tuple[jax.Array, ...]:
   """Matryoshka's: one of each prefix of the latents (arXiv:2503.17547, Eq. 4).
 
@@ -104,7 +110,9 @@ def nested(
   """
   bounds = itertools.pairwise((0, *c.prefixes))
   groups = (
-    ops.matmul(f_BM[:, low:high], sae.W_dec[low:high], sae.compute_dtype)
+    ops.matmul(
+      encoding.f_BM[:, low:high], sae.W_dec[low:high], sae.compute_dtype
+    )
     for low, high in bounds
   )
   bias_BD = sae.b_dec[None] + sae.skip(x_BD)
@@ -161,7 +169,9 @@ def pre_activation(forward: Forward, c: Coefficients) -> jax.Array:
   so that none stays dead.
   """
   threshold_M = forward.encoding.threshold
-  below_BM = jax.nn.relu(threshold_M[None] - forward.encoding.pre_BM)
+  # Of all latents, not only of those that the forward pass counts.
+  pre_BM = forward.sae.reattached(forward.encoding.pre_BM, forward.x_BD)
+  below_BM = jax.nn.relu(threshold_M[None] - pre_BM)
   return c.pre_activation_coeff * _mean_sum(below_BM * forward.norm_M[None])
 
 
@@ -186,7 +196,9 @@ def gate_error(forward: Forward, c: Coefficients) -> jax.Array:
   gradient (arXiv:2407.14435, App. D).
   """
   del c
-  y_hat_BD = forward.sae.predict(forward.encoding.size_BM, forward.x_BD)
+  y_hat_BD = forward.sae.predict(
+    forward.encoding.size_BM, forward.x_BD, forward.encoding.support
+  )
   return _mean_sum((forward.y_BD - y_hat_BD) ** 2)
 
 
@@ -210,8 +222,10 @@ def aux_k(forward: Forward, c: Coefficients) -> jax.Array:
 
 def _aux_k(forward, c):
   residual_BD = jax.lax.stop_gradient(forward.residual_BD)
+  # Latents that count here are not those of the forward pass.
+  pre_BM = forward.sae.reattached(forward.encoding.pre_BM, forward.x_BD)
   # ReLU(-1) is 0: latents that are not dead fill up, and do not fire.
-  pre_BM = jnp.where(c.dead_M[None], forward.encoding.pre_BM, -1)
+  pre_BM = jnp.where(c.dead_M[None], pre_BM, -1)
   f_BM = selection.top_k(pre_BM, c.aux_k)
   sae = forward.sae
   e_hat_BD = ops.matmul(f_BM, sae.W_dec, sae.compute_dtype)
@@ -296,7 +310,7 @@ def evaluate(
     ValueError: the shapes do not agree.
   """
   encoding = sae.forward(x_BD, jump, c.bandwidth)
-  y_hats = reconstruct(sae, encoding.f_BM, x_BD, c)
+  y_hats = reconstruct(sae, encoding, x_BD, c)
   forward = Forward(sae, x_BD, y_BD, encoding, y_hats)
   squared_errors = [_mean_sum((y_BD - y_hat_BD) ** 2) for y_hat_BD in y_hats]
   values = {term: term(forward, c) for term in terms}

@@ -20,8 +20,7 @@ def top_k(
   Returns:
     Activations [B, M]; the gradient reaches the selected.
   """
-  select = jax.lax.approx_max_k if is_approximate else jax.lax.top_k
-  value_BK, index_BK = select(pre_BM, k)
+  value_BK, index_BK = largest(pre_BM, k, is_approximate)
   return jnp.put_along_axis(
     jnp.zeros_like(pre_BM),
     index_BK,
@@ -29,6 +28,14 @@ def top_k(
     axis=-1,
     inplace=False,
   )
+
+
+def largest(
+  pre_BM: jax.Array, k: int, is_approximate: bool
+) -> tuple[jax.Array, jax.Array]:
+  """Returns the k largest of each row and where they are; see `top_k`."""
+  select = jax.lax.approx_max_k if is_approximate else jax.lax.top_k
+  return select(pre_BM, k)
 
 
 def kth_largest(values: jax.Array, k: int) -> jax.Array:

@@ -11,7 +11,7 @@ PACKAGE = pathlib.Path(jumprelu_jax.__file__).parent
 LAYERS = (
   {'errors', 'shapes', 'progress', 'writer', 'embedded', 'kernels', 'whole'},
   {'results', 'finished', 'comparison'},
-  {'config', 'config_checks', 'text', 'ops', 'selection', 'metrics'},
+  {'config', 'config_checks', 'text', 'ops', 'selection', 'metrics', 'sparse'},
   {'sharding', 'sae', 'optim', 'checkpoint', 'lm'},
   {
     'objectives', 'components', 'architectures', 'export', 'activations',

@@ -7,6 +7,7 @@ import jax
 from jax import numpy as jnp
 
 from jumprelu_jax import config as config_lib
+from jumprelu_jax import sparse
 from jumprelu_jax.sae import maps
 from jumprelu_jax.sae import trained
 
@@ -35,7 +36,12 @@ class Gated(trained.Trained):
   def forward(self, x_BD, jump, bandwidth):
     """The gate's positive part is what L1 penalties weigh (Eq. 8)."""
     del jump, bandwidth
-    z_BM = self.linear(x_BD)
+    b_gate = jax.lax.stop_gradient(self.b_gate)
+
+    def find(z_BM, capacity):
+      return sparse.find(z_BM + b_gate[None] > 0, capacity)
+
+    z_BM, support = self.linear_on_support(x_BD, find)
     gate_BM = z_BM + self.b_gate[None]
     magnitude_BM = jnp.exp(self.r_mag)[None] * z_BM + self.b_mag[None]
     f_BM = jnp.where(gate_BM > 0, jax.nn.relu(magnitude_BM), 0)
@@ -45,7 +51,12 @@ class Gated(trained.Trained):
       active_BM=maps.fired(f_BM),
       size_BM=jax.nn.relu(gate_BM),
       threshold=self.threshold,
+      support=support,
     )
+
+  def pre_bias(self):
+    """Returns the bias of the gate, [M]."""
+    return self.encoder_bias() + self.b_gate
 
   @property
   def threshold(self) -> jax.Array:

@@ -9,6 +9,8 @@ import jax
 from jax import numpy as jnp
 
 from jumprelu_jax import config as config_lib
+from jumprelu_jax import kernels
+from jumprelu_jax import sparse
 from jumprelu_jax.sae import maps
 from jumprelu_jax.sae import trained
 
@@ -18,12 +20,19 @@ class _Jumps(maps.ThresholdMaps):
 
   def forward(self, x_BD, jump, bandwidth):
     """Returns the latents as training sees them."""
-    pre_BM = self.linear(x_BD)
+    threshold_M = self.threshold
+    reach_M = kernels.reach(jump.kernel) * bandwidth
+    low_M = jax.lax.stop_gradient(threshold_M - reach_M)
+
+    def find(pre_BM, capacity):
+      return sparse.find(jax.nn.relu(pre_BM) >= low_M[None], capacity)
+
+    pre_BM, support = self.linear_on_support(x_BD, find)
     positive_BM = jax.nn.relu(pre_BM)  # see `maps.ThresholdMaps`
-    at = (positive_BM, self.threshold, bandwidth, jump.kernel)
+    at = (positive_BM, threshold_M, bandwidth, jump.kernel)
     f_BM = jump.estimator.jumprelu(*at)
     active_BM = jump.estimator.step(*at)
-    return maps.Encoding(pre_BM, f_BM, active_BM, f_BM, self.threshold)
+    return maps.Encoding(pre_BM, f_BM, active_BM, f_BM, threshold_M, support)
 
 
 @flax.struct.dataclass(kw_only=True)

@@ -8,6 +8,7 @@ from jax import numpy as jnp
 
 from jumprelu_jax import ops
 from jumprelu_jax import shapes
+from jumprelu_jax import sparse
 
 
 class Maps:
@@ -80,6 +81,8 @@ class Encoding:
       gradient.
     size_BM: what L1 penalties weigh: the activations, or what stands for them.
     threshold: what pre_BM had to exceed: [M], a batch's cutoff [], or 0.
+    support: where any of these, or its gradient, may be other than 0; None if
+      they are not known to be sparse. What pre_BM is elsewhere has no gradient.
   """
 
   pre_BM: jax.Array
@@ -87,6 +90,7 @@ class Encoding:
   active_BM: jax.Array
   size_BM: jax.Array
   threshold: jax.Array
+  support: sparse.Support | None = None
 
 
 def fired(f_BM: jax.Array) -> jax.Array:

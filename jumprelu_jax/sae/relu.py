@@ -7,6 +7,7 @@ import jax
 from jax import numpy as jnp
 
 from jumprelu_jax import config as config_lib
+from jumprelu_jax import sparse
 from jumprelu_jax.sae import maps
 from jumprelu_jax.sae import trained
 
@@ -31,9 +32,13 @@ class ReLU(trained.Trained):
   def forward(self, x_BD, jump, bandwidth):
     """Returns the latents as training sees them."""
     del jump, bandwidth
-    pre_BM = self.linear(x_BD)
+    pre_BM, support = self.linear_on_support(
+      x_BD, lambda pre_BM, capacity: sparse.find(pre_BM > 0, capacity)
+    )
     f_BM = jax.nn.relu(pre_BM)
-    return maps.Encoding(pre_BM, f_BM, maps.fired(f_BM), f_BM, self.threshold)
+    return maps.Encoding(
+      pre_BM, f_BM, maps.fired(f_BM), f_BM, self.threshold, support
+    )
 
 
 def init(

@@ -8,6 +8,7 @@ from jax import numpy as jnp
 
 from jumprelu_jax import config as config_lib
 from jumprelu_jax import selection
+from jumprelu_jax import sparse
 from jumprelu_jax.sae import maps
 from jumprelu_jax.sae import released
 from jumprelu_jax.sae import trained
@@ -31,10 +32,21 @@ class TopK(trained.Trained):
   def forward(self, x_BD, jump, bandwidth):
     """Returns the latents as training sees them."""
     del jump, bandwidth
-    pre_BM = self.linear(x_BD)
-    f_BM = selection.top_k(pre_BM, self.k, is_approximate=self.is_approximate)
-    no_threshold = jnp.zeros(())
-    return maps.Encoding(pre_BM, f_BM, maps.fired(f_BM), f_BM, no_threshold)
+
+    def find(pre_BM, capacity):
+      del capacity  # a row has k
+      _, index_BK = selection.largest(pre_BM, self.k, self.is_approximate)
+      return sparse.all_of(index_BK)
+
+    pre_BM, support = self.linear_on_support(x_BD, find)
+    if support is None:
+      f_BM = selection.top_k(pre_BM, self.k, is_approximate=self.is_approximate)
+    else:
+      f_KB = jax.nn.relu(support.values(pre_BM))
+      f_BM = support.spread(f_KB, pre_BM.shape[1])
+    return maps.Encoding(
+      pre_BM, f_BM, maps.fired(f_BM), f_BM, jnp.zeros(()), support
+    )
 
   def fold(self, scale, target_scale=None):
     """Returns the same function on raw activations."""
@@ -65,11 +77,20 @@ class BatchTopK(trained.Trained):
   def forward(self, x_BD, jump, bandwidth):
     """Returns the latents as training sees them."""
     del jump, bandwidth
-    pre_BM = self.linear(x_BD)
+
+    def cutoff(pre_BM):
+      positive_BM = jax.nn.relu(pre_BM)
+      return selection.kth_largest(positive_BM, self.k * len(x_BD))
+
+    def find(pre_BM, capacity):
+      counts_BM = (pre_BM > 0) & (pre_BM >= cutoff(pre_BM))
+      return sparse.find(counts_BM, capacity)
+
+    pre_BM, support = self.linear_on_support(x_BD, find)
     positive_BM = jax.nn.relu(pre_BM)
-    cutoff = selection.kth_largest(positive_BM, self.k * len(x_BD))
-    f_BM = jnp.where(positive_BM >= cutoff, positive_BM, 0)
-    return maps.Encoding(pre_BM, f_BM, maps.fired(f_BM), f_BM, cutoff)
+    least = cutoff(pre_BM)
+    f_BM = jnp.where(positive_BM >= least, positive_BM, 0)
+    return maps.Encoding(pre_BM, f_BM, maps.fired(f_BM), f_BM, least, support)
 
   def fold_at(
     self, threshold: jax.Array, scale: float, target_scale: float | None = None

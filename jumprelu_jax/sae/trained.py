@@ -7,12 +7,15 @@ leads to the released form.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import flax.struct
 import jax
 from jax import numpy as jnp
 
 from jumprelu_jax import config as config_lib
 from jumprelu_jax import ops
+from jumprelu_jax import sparse
 from jumprelu_jax.sae import maps
 from jumprelu_jax.sae import released
 
@@ -31,6 +34,8 @@ class Trained(maps.Maps):
     W_skip: past the latents [D, E]; None without.
     use_pre_encoder_bias: static; never for transcoders.
     compute_dtype: static; dtype of the inputs of matrix products.
+    capacity: static; latents of a row that may count in a sparse step
+      (`sparse.Support`); 0 has dense steps only.
     kind: static; the class's name. JAX 0.10 takes two dataclasses with the same
       static fields for one tree structure, whatever their classes, and so a
       program compiled for one may be run for the other; this tells them apart.
@@ -42,6 +47,7 @@ class Trained(maps.Maps):
   W_skip: jax.Array | None = None
   use_pre_encoder_bias: bool = flax.struct.field(pytree_node=False)
   compute_dtype: str = flax.struct.field(pytree_node=False)
+  capacity: int = flax.struct.field(pytree_node=False, default=0)
   kind: str = flax.struct.field(pytree_node=False, default='')
 
   def __post_init__(self):
@@ -61,6 +67,55 @@ class Trained(maps.Maps):
       bandwidth: of the estimator, a scalar or [M].
     """
     raise NotImplementedError
+
+  def linear_on_support(
+    self, x_BD: jax.Array, find: Callable[[jax.Array, int], sparse.Support]
+  ) -> tuple[jax.Array, sparse.Support | None]:
+    """Returns `linear`, and which of it count; None where all may.
+
+    Args:
+      x_BD: activations, float32.
+      find: (pre_BM, capacity) → where a latent may fire, or a gradient may be
+        other than 0.
+    """
+    if not self.capacity:
+      return self.linear(x_BD), None
+    W_enc, bias_M = self.W_enc, self.encoder_bias()
+    product_BM = jax.lax.stop_gradient(
+      ops.matmul(x_BD, W_enc, self.compute_dtype)
+    )
+    known_BM = product_BM + jax.lax.stop_gradient(bias_M)[None]
+    support = find(known_BM, self.capacity)
+    product_BM = sparse.attach(
+      self.compute_dtype, product_BM, x_BD, W_enc, support
+    )
+    return product_BM + bias_M[None], support
+
+  def reattached(self, pre_BM: jax.Array, x_BD: jax.Array) -> jax.Array:
+    """Returns pre-activations whose gradient may be dense, from any forward."""
+    if not self.capacity:
+      return pre_BM
+    pre_BM = sparse.attach(
+      self.compute_dtype, jax.lax.stop_gradient(pre_BM), x_BD, self.W_enc, None
+    )
+    bias_M = self.pre_bias()
+    return pre_BM + (bias_M - jax.lax.stop_gradient(bias_M))[None]
+
+  def pre_bias(self) -> jax.Array:
+    """Returns the bias in `Encoding.pre_BM`, [M]."""
+    return self.encoder_bias()
+
+  def predict(
+    self,
+    f_BM: jax.Array,
+    x_BD: jax.Array,
+    support: sparse.Support | None = None,
+  ) -> jax.Array:
+    """Returns y_hat_BD, float32; f_BM is 0 outside of a support."""
+    if support is None:
+      return super().predict(f_BM, x_BD)
+    y_hat_BD = sparse.decode(self.compute_dtype, f_BM, self.W_dec, support)
+    return y_hat_BD + self.b_dec[None] + self.skip(x_BD)
 
   def encode(self, x_BD: jax.Array) -> jax.Array:
     """Returns the latents' activations f_BM as training sees them."""
