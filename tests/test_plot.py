@@ -171,6 +171,16 @@ def test_histograms_draw_their_table(run):
   assert steps.get_linestyle() == '--'  # one of the two has not settled
 
 
+def test_every_panel_holds_the_most_of_any(run):
+  """Of the last one drawn, too, whose latents are nearly all dead."""
+  for row in run:
+    is_dead = row['architecture'] == 'jumprelu'
+    write_frequencies(row, [0] * (9 if is_dead else 1) + [0.1, 0.01])
+  axes = frequencies.draw(frequencies.table_of(run), 'title').axes[:2]
+  assert [ax.get_title() for ax in axes] == ['gated, l0', 'jumprelu, l0']
+  assert min(ax.get_ylim()[1] for ax in axes) > 9 / 11
+
+
 def test_an_sae_that_never_fires_has_no_histogram_alone(run):
   for row in run:
     write_frequencies(row, [0, 0])
