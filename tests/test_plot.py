@@ -162,13 +162,32 @@ def test_histograms_draw_their_table(run):
   table = frequencies.table_of(run)
   figure = frequencies.draw(table, 'title')
   ax = figure.axes[0]
-  assert ax.get_title() == 'gated, l0'
+  assert ax.get_title() == 'gated'
   (steps,) = ax.patches
   rows = [r for r in table if r['architecture'] == 'gated' and r['high'] > 0]
   values, edges, _ = steps.get_data()
   assert list(values) == [row['share'] for row in rows]
   assert list(edges[:-1]) == [row['low'] for row in rows]
   assert steps.get_linestyle() == '--'  # one of the two has not settled
+
+
+def test_every_panel_holds_the_most_of_any(run):
+  """Of the last one drawn, too, whose latents are nearly all dead."""
+  for row in run:
+    is_dead = row['architecture'] == 'jumprelu'
+    write_frequencies(row, [0] * (9 if is_dead else 1) + [0.1, 0.01])
+  axes = frequencies.draw(frequencies.table_of(run), 'title').axes[:2]
+  assert [ax.get_title() for ax in axes] == ['gated', 'jumprelu']
+  assert min(ax.get_ylim()[1] for ax in axes) > 9 / 11
+
+
+def test_objectives_are_named_where_an_architecture_has_several():
+  kinds = [('jumprelu', 'l0'), ('jumprelu', 'l1'), ('topk', 'aux_k')]
+  assert style.names(kinds) == {
+    ('jumprelu', 'l0'): ('jumprelu', 'l0'),
+    ('jumprelu', 'l1'): ('jumprelu', 'l1'),
+    ('topk', 'aux_k'): ('topk',),
+  }
 
 
 def test_an_sae_that_never_fires_has_no_histogram_alone(run):

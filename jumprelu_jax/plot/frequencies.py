@@ -58,12 +58,13 @@ def draw(table: Sequence[finished.Row], title: str) -> mpl_figure.Figure:
   with style.look():
     figure = ladder.Ladder(table, title, _notes(table))
     never = min(row['low'] for row in table if row['low'] > 0) / 10
+    top = 1.05 * max(row['share'] for row in table)  # panels share it
     for ax, rows in figure.panels:
       for bins in finished.groups(rows, _SPARSITY).values():
         _draw_one(ax, bins, never, figure.shade(bins[0]['l0']))
       for cut in (0.01, 0.1):
         ax.axvline(cut, color='0.4', linewidth=0.8, linestyle=':', zorder=1)
-      ax.set(xscale='log', xlim=(never / 2, 1), ylim=(0, None))
+      ax.set(xscale='log', xlim=(never / 2, 1), ylim=(0, top))
       ax.yaxis.set_major_formatter(ticker.PercentFormatter(1))
       _tick_decades(ax, never)
     label = 'Share of positions on which a latent fires'

@@ -229,5 +229,6 @@ def _add_legend(figure, table, lines):
     notes.append(f'line and band: mean and range of up to {most} seeds')
   if not all(row['l0_settled'] for row in table):
     notes.append('hollow: L0 has not settled')
-  entries = {', '.join(kind): lines[kind] for kind in drawn}
+  names = style.names(drawn)
+  entries = {', '.join(names[kind]): lines[kind] for kind in drawn}
   return style.legend(figure, entries, notes)

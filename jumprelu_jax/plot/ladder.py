@@ -48,9 +48,10 @@ class Ladder:
       ax.set_axis_off()
     for ax in axes[max(0, len(kinds) - columns) : len(kinds)]:
       ax.tick_params(labelbottom=True)  # also above a place without a panel
+    names = style.names(kinds)
     self.panels: list[tuple[mpl_axes.Axes, list]] = []
     for ax, (kind, of_one) in zip(axes, kinds.items(), strict=False):
-      ax.set_title(_name(kind))
+      ax.set_title(_title(names[kind]))
       self.panels.append((ax, of_one))
     l0s = [row['l0'] for row in table]
     low, high = min(l0s), max(l0s)
@@ -82,7 +83,7 @@ class Ladder:
     return self.figure
 
 
-def _name(kind):
+def _title(words):
   """Returns a panel's title, on two lines where one is too short."""
-  name = ', '.join(kind)
-  return name if len(name) < _MAX_LETTERS else ',\n'.join(kind)
+  title = ', '.join(words)
+  return title if len(title) < _MAX_LETTERS else ',\n'.join(words)

@@ -76,6 +76,20 @@ def lines(names: Iterable[object]) -> dict[object, Line]:
   }
 
 
+def names(
+  kinds: Iterable[tuple[str, str]],
+) -> dict[tuple[str, str], tuple[str, ...]]:
+  """Returns what (architecture, objective)s are called beside each other.
+
+  The objective is left out where the architecture is there with only one.
+  """
+  kinds = list(kinds)
+  several = [architecture for architecture, _ in kinds]
+  return {
+    kind: kind if several.count(kind[0]) > 1 else kind[:1] for kind in kinds
+  }
+
+
 def look():
   """Returns a context in which figures are made and written."""
   return matplotlib.rc_context(_SETTINGS)
