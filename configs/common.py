@@ -54,6 +54,7 @@ def gemma_scope() -> config_dict.ConfigDict:
     'initial_frequency': 0.0,
     'use_pre_encoder_bias': True,
     'compute_dtype': 'float32',
+    'capacity': -1,
   }
   c.objective = {
     'name': 'l0',

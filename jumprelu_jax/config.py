@@ -124,6 +124,8 @@ class SAEConfig:
       first rows; 0 has zeros.
     use_pre_encoder_bias: subtract b_dec from the encoder's input.
     compute_dtype: of the inputs of matrix products; parameters are float32.
+    capacity: latents of a row that a sparse step has room for; a step in which
+      a row needs more is dense. 0 has dense steps only, -1 what pays off.
   """
 
   architecture: str
@@ -137,6 +139,7 @@ class SAEConfig:
   initial_frequency: float
   use_pre_encoder_bias: bool
   compute_dtype: str
+  capacity: int
 
 
 @dataclasses.dataclass(frozen=True)

@@ -47,7 +47,12 @@ from jumprelu_jax.lm import sites
 
 # Where a run continues, and how its batches are fetched, may change; what it
 # computes may not.
-_MAY_DIFFER = ('mesh.data', 'mesh.latent', 'activations.prefetch_batches')
+_MAY_DIFFER = (
+  'mesh.data',
+  'mesh.latent',
+  'activations.prefetch_batches',
+  'sae.capacity',
+)
 _EVALUATION = 'evaluation.json'
 # Of SAEs' parameters that are evaluated in one pass over the text, and of
 # states of training, for each device, that are trained on one stream.

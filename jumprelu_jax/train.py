@@ -26,6 +26,7 @@ from jumprelu_jax import objectives
 from jumprelu_jax import ops
 from jumprelu_jax import optim
 from jumprelu_jax import sharding
+from jumprelu_jax import sparse
 from jumprelu_jax.sae import released
 from jumprelu_jax.sae import trained
 
@@ -151,8 +152,16 @@ def train_step(
     'sparsity_coeff': coefficients.sparsity_coeff,
     'mean_threshold': jnp.mean(encoding.threshold),
     'dead_fraction': jnp.mean(coefficients.dead_M, dtype='float32'),
+    'is_sparse': _is_sparse(encoding),
   }
   return TrainState(state.step + 1, sae, opt_state, states), metrics
+
+
+def _is_sparse(encoding):
+  """Returns 1 where a step had room for its support, else 0."""
+  if encoding.support is None:
+    return jnp.zeros(())
+  return encoding.support.fits.astype('float32')
 
 
 def objective_of(run: config_lib.RunConfig) -> Callable:
@@ -209,8 +218,22 @@ def compile_for(
   born sharded and is donated by each step. Runs that differ only in the
   objective's coefficients share one program.
   """
-  shared = run.with_values({'objective.sparsity_coeff': 0.0})
+  shared = run.with_values(
+    {'objective.sparsity_coeff': 0.0, 'sae.capacity': capacity_of(run, mesh)}
+  )
   return _compile(shared, widths, mesh)
+
+
+def capacity_of(run: config_lib.RunConfig, mesh: jax.sharding.Mesh) -> int:
+  """Returns the latents of a row that a run's steps have room for.
+
+  Over a mesh steps are dense: a support would have to be gathered.
+  """
+  if mesh.size > 1:
+    return 0
+  if run.sae.capacity < 0:
+    return sparse.suggested(run.sae.num_latents)
+  return run.sae.capacity
 
 
 def num_bytes(run: config_lib.RunConfig, widths: tuple[int, ...]) -> int:

@@ -21,10 +21,10 @@ class _Jumps(maps.ThresholdMaps):
   def forward(self, x_BD, jump, bandwidth):
     """Returns the latents as training sees them."""
     threshold_M = self.threshold
-    reach_M = kernels.reach(jump.kernel) * bandwidth
-    low_M = jax.lax.stop_gradient(threshold_M - reach_M)
 
     def find(pre_BM, capacity):
+      reach_M = kernels.reach(jump.kernel) * bandwidth
+      low_M = jax.lax.stop_gradient(threshold_M - reach_M)
       return sparse.find(jax.nn.relu(pre_BM) >= low_M[None], capacity)
 
     pre_BM, support = self.linear_on_support(x_BD, find)

@@ -210,4 +210,5 @@ def initial_maps(
     'b_dec': jnp.zeros(widths[-1]),
     'use_pre_encoder_bias': config.use_pre_encoder_bias and not rest,
     'compute_dtype': config.compute_dtype,
+    'capacity': max(config.capacity, 0),
   }
