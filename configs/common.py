@@ -1,108 +1,15 @@
-"""Gemma Scope's recipe, from which every recipe starts.
+"""What recipes share: all of them start from Gemma Scope's."""
 
-Lieberum et al. 2024 (arXiv:2408.05147), section 3, on top of Rajamanoharan et
-al. 2024 (arXiv:2407.14435): a 131k-latent SAE on 8B activations, scaled to unit
-mean squared norm, in batches of 4,096. `jumprelu_jax.config` says what each key
-means.
-"""
+import copy
 
 from ml_collections import config_dict
 
+from configs import defaults
+
 
 def gemma_scope() -> config_dict.ConfigDict:
-  """Returns the recipe; it names no language model and no text of its own."""
-  c = config_dict.ConfigDict()
-  c.seed = 0
-  c.lm = {
-    'path': '',
-    'revision': '',
-    'dtype': 'bfloat16',
-    'site': 'resid_post',
-    'layer': 20,
-    'target_site': '',
-    'target_layer': -1,
-  }
-  c.text = {
-    'harvest': '',
-    'heldout': '',
-    'context_length': 1024,
-    'packing': 'pack',
-    'bos_id': -1,
-    'special_ids': (),
-  }
-  c.activations = {
-    'mode': 'stored',
-    'store': '',
-    'sites': (),
-    'sequences': 0,
-    'sequences_per_batch': 8,
-    'bucket_rows': 1_000_000,
-    'dtype': 'bfloat16',
-    'format': 'npy',
-    'max_norm_multiple': 0.0,
-    'prefetch_batches': 2,
-  }
-  c.sae = {
-    'architecture': 'jumprelu',
-    'num_latents': 2**17,
-    'k': 50,
-    'selection': 'exact',
-    'initial_threshold': 0.001,
-    'initial_encoder_norm': 1.0,
-    'initial_decoder_norm': 1.0,
-    'initial_b_dec': 'zeros',
-    'initial_frequency': 0.0,
-    'use_pre_encoder_bias': True,
-    'compute_dtype': 'float32',
-    'capacity': -1,
-  }
-  c.objective = {
-    'name': 'l0',
-    'sparsity_coeff': 6e-4,
-    'sparsity_warmup_steps': 10_000,
-    'estimator': 'threshold',
-    'kernel': 'rectangle',
-    'bandwidth': 0.001,
-    'target_l0': 50.0,
-    'frequency_scale': 0.1,
-    'tanh_scale': 4.0,
-    'pre_activation_coeff': 0.0,
-    'aux_k_coeff': 1 / 32,
-    'aux_k': 512,
-    'dead_after_tokens': 10_000_000,
-    'prefixes': (),
-    'components': (),
-    'controller_gain': 2.0,
-    'controller_rate': 0.02,
-    'window_rows': 4.0,
-  }
-  c.optimizer = {
-    'learning_rate': 7e-5,
-    'threshold_learning_rate': 7e-5,
-    'beta1': 0.0,
-    'beta2': 0.999,
-    'epsilon': 1e-8,
-    'warmup_steps': 1_000,
-    'decay': 'cosine',
-    'decay_fraction': 0.0,
-    'max_gradient_norm': 0.0,
-    'threshold_gradient_decay': 0.0,
-  }
-  c.train = {
-    'steps': 1_953_125,
-    'batch_size': 4096,
-    'steps_per_log': 500,
-    'steps_per_checkpoint': 10_000,
-  }
-  c.evaluation = {
-    'sequences': 2048,
-    'sequences_per_batch': 8,
-    'splice_special': False,
-    'importance_sequences': 0,
-  }
-  c.mesh = {'data': 1, 'latent': 1}
-  c.sweep = {'saes': ('jumprelu/l0/1e-4/2e-4/4e-4/6e-4/1e-3/2e-3',)}
-  return c
+  """Returns `defaults.GEMMA_SCOPE`, to be changed."""
+  return config_dict.ConfigDict(copy.deepcopy(defaults.GEMMA_SCOPE))
 
 
 def parse_arg(arg: str) -> bool:

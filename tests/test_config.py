@@ -14,7 +14,7 @@ from jumprelu_jax import train
 RECIPES = sorted(
   path.stem
   for path in pathlib.Path(common.__file__).parent.glob('*.py')
-  if path.stem not in ('__init__', 'common')
+  if path.stem not in ('__init__', 'common', 'defaults')
 )
 
 

@@ -17,7 +17,7 @@ CONFIGS = pathlib.Path(__file__).parent.parent / 'configs'
 RECIPES = sorted(
   path.stem
   for path in CONFIGS.glob('*.py')
-  if path.stem not in ('__init__', 'common')
+  if path.stem not in ('__init__', 'common', 'defaults')
 )
 HUB = json.loads(
   (pathlib.Path(__file__).parent / 'data' / 'hub_configs.json').read_text()

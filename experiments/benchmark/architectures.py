@@ -1,6 +1,6 @@
 """Cost of a training step of every architecture, relative to JumpReLU's.
 
-  python -m experiments.benchmark.step --config=configs/quickstart.py \
+  python -m experiments.benchmark.architectures --config=configs/quickstart.py \
       --out=docs/step_cost.csv
 
 Takes a step of each in turn, on one batch of random rows of the recipe's sizes,
