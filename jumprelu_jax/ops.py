@@ -246,12 +246,41 @@ def _density(kernel, pre_BM, threshold_M, bandwidth):
   return kernel(distance_BM / bandwidth_1M) / bandwidth_1M
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def matmul(a: jax.Array, b: jax.Array, compute_dtype: str) -> jax.Array:
   """A @ b with inputs in the compute dtype and float32 accumulation.
 
   Float32 asks for full precision: accelerators would otherwise round the
-  inputs to fewer bits, silently.
+  inputs to fewer bits, silently. Gradients are products of the same kind, so
+  that they are float32 before they are added up over a mesh; by JAX's own rule
+  they would be rounded to the compute dtype first.
+
+  Args:
+    a: [B, D].
+    b: [D, M].
+    compute_dtype: of the inputs of the product.
+
+  Returns:
+    [B, M], float32.
   """
+  return _product(a, b, compute_dtype)
+
+
+def _matmul_fwd(a, b, compute_dtype):
+  return _product(a, b, compute_dtype), (a, b)
+
+
+def _matmul_bwd(compute_dtype, residuals, g):
+  a, b = residuals
+  d_a = _product(g, b.T, compute_dtype)
+  d_b = _product(a.T, g, compute_dtype)
+  return d_a.astype(a.dtype), d_b.astype(b.dtype)
+
+
+matmul.defvjp(_matmul_fwd, _matmul_bwd)
+
+
+def _product(a, b, compute_dtype):
   precision = 'highest' if compute_dtype == 'float32' else 'default'
   return jnp.matmul(
     a.astype(compute_dtype),

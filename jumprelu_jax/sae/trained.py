@@ -178,7 +178,7 @@ class Trained(maps.Maps):
     """
     if not self.use_pre_encoder_bias:
       return 0.0
-    return -ops.matmul(self.b_dec, self.W_enc, 'float32')
+    return -ops.matmul(self.b_dec[None], self.W_enc, 'float32')[0]
 
 
 def initial_maps(
