@@ -67,7 +67,7 @@ def fit_together(
   if len(runs) > 1:
     label = f'train {len(runs)} SAEs'
   scale = jax.device_put(_scale(shards), sharding.replicated(mesh))
-  steps = runs[0].train.steps
+  steps, batch_size = runs[0].train.steps, runs[0].train.batch_size
   with contextlib.ExitStack() as stack:
     members = [
       stack.enter_context(_Member(run, shards, mesh, folder))
@@ -76,10 +76,10 @@ def fit_together(
     start = min(member.start for member in members)
     began = time.perf_counter()
     bar = stack.enter_context(progress.track(label, steps, 'steps', start))
-    batches = stack.enter_context(_prefetched(runs[0], shards, start))
+    batches = stack.enter_context(_prefetched(runs[0], shards, mesh, start))
     stack.enter_context(jax.transfer_guard('disallow'))
     for step, rows_BD in batches:
-      rows_BD = jax.device_put(rows_BD, sharding.of_batch(mesh))
+      rows_BD = sharding.place_batch(mesh, rows_BD, batch_size)
       for member in members:
         member.take_step(step, rows_BD, scale)
       if members[0].has_logged:
@@ -105,7 +105,11 @@ class _Member:
     )
     restored = self._checkpointer.restore_latest(state)
     self.start, self.state = restored or (0, _with_biases(state, run, shards))
-    self._curve = writer.CurveWriter(folder, first_step=self.start)
+    # One of several processes writes for all.
+    is_writer = jax.process_index() == 0
+    self._curve = (
+      writer.CurveWriter(folder, first_step=self.start) if is_writer else None
+    )
     self._coefficients = jax.device_put(
       train.coefficients_of(run), sharding.replicated(mesh)
     )
@@ -115,7 +119,8 @@ class _Member:
     return self
 
   def __exit__(self, *_):
-    self._curve.close()
+    if self._curve:
+      self._curve.close()
     self._checkpointer.close()
 
   @property
@@ -135,7 +140,8 @@ class _Member:
     is_last = done == run.steps
     if done % run.steps_per_log == 0 or is_last:
       self.means = _means(self._pending, done)
-      self._curve.write(done, self.means)
+      if self._curve:
+        self._curve.write(done, self.means)
       self._pending.clear()
     if done % run.steps_per_checkpoint == 0 or is_last:
       self._checkpointer.save(done, self.state)
@@ -179,13 +185,17 @@ def _with_biases(state, run, shards):
 
 
 @contextlib.contextmanager
-def _prefetched(run, shards, start):
+def _prefetched(run, shards, mesh, start):
   """Yields an iterator over the run's remaining (step, rows)."""
   steps, depth = run.train.steps, run.activations.prefetch_batches
   with (
     contextlib.closing(
       batches_lib.Batches(
-        shards, run.train.batch_size, run.seed, num_steps=steps
+        shards,
+        run.train.batch_size,
+        run.seed,
+        num_steps=steps,
+        share=sharding.local_rows(mesh, run.train.batch_size),
       )
     ) as batches,
     batches_lib.prefetched(batches, start, steps, depth) as ahead,

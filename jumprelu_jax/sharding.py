@@ -8,6 +8,7 @@ from typing import TypeVar
 import jax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+import numpy as np
 
 from jumprelu_jax import errors
 
@@ -87,6 +88,39 @@ def of_tree(mesh: jax.sharding.Mesh, tree: PyTree) -> PyTree:
 def of_batch(mesh: jax.sharding.Mesh) -> NamedSharding:
   """Returns the layout of a batch of activations x_BD."""
   return NamedSharding(mesh, BATCH)
+
+
+def local_rows(mesh: jax.sharding.Mesh, batch_size: int) -> tuple[int, int]:
+  """Returns (first, stop) of a batch's rows that this process's devices hold.
+
+  All of them on one host, or where the hosts divide the latents alone.
+  """
+  bounds = _rows_by_device(mesh, batch_size).values()
+  return min(first for first, _ in bounds), max(stop for _, stop in bounds)
+
+
+def place_batch(
+  mesh: jax.sharding.Mesh, rows_BD: np.ndarray, batch_size: int
+) -> jax.Array:
+  """Returns a batch on the mesh, of which each process gives `local_rows`."""
+  start, _ = local_rows(mesh, batch_size)
+  # Not `jax.make_array_from_process_local_data`, which a transfer guard takes
+  # for a transfer that nobody asked for.
+  shards = [
+    jax.device_put(rows_BD[first - start : stop - start], device)
+    for device, (first, stop) in _rows_by_device(mesh, batch_size).items()
+  ]
+  shape = (batch_size, rows_BD.shape[1])
+  return jax.make_array_from_single_device_arrays(shape, of_batch(mesh), shards)
+
+
+def _rows_by_device(mesh, batch_size):
+  """Returns (first, stop) of the rows of each of this process's devices."""
+  indices = of_batch(mesh).addressable_devices_indices_map((batch_size, 1))
+  return {
+    device: rows.indices(batch_size)[:2]
+    for device, (rows, _) in indices.items()
+  }
 
 
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:

@@ -48,6 +48,23 @@ def random_sizes(seed):
   return rng.choice(special, rng.integers(1, 6)).tolist()
 
 
+@pytest.mark.parametrize('hosts', [2, 3, 4])
+def test_shares_make_up_the_batch_and_read_no_more(hosts):
+  sizes, batch_size = [700, 300, 513], 120
+  whole = batches_lib.Batches(Numbered(sizes), batch_size, 7)
+  size = batch_size // hosts
+  shares = [
+    batches_lib.Batches(
+      Numbered(sizes), batch_size, 7, share=(size * i, size * (i + 1))
+    )
+    for i in range(hosts)
+  ]
+  for step in (0, 3, 11, 40):
+    parts = [share[step] for share in shares]
+    assert [len(part) for part in parts] == [size] * hosts
+    np.testing.assert_array_equal(np.concatenate(parts), whole[step])
+
+
 @pytest.mark.parametrize('seed', range(25))
 def test_every_row_occurs_once_an_epoch(seed):
   sizes = random_sizes(seed)

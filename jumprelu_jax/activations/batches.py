@@ -55,6 +55,7 @@ class Batches:
     seed: int,
     *,
     num_steps: int | None = None,
+    share: tuple[int, int] | None = None,
   ):
     """Makes no batch yet.
 
@@ -64,6 +65,8 @@ class Batches:
       seed: decides the order of shards and blocks; not negative.
       num_steps: steps that will be asked for: a shard that only later ones
         need is not opened ahead. None for no end.
+      share: (first, stop) of each batch's rows that are wanted, as one of
+        several hosts wants them; no others are read. None for all.
 
     Raises:
       errors.InputError: there are no rows.
@@ -72,6 +75,7 @@ class Batches:
     self._rows = np.array(shards.rows_per_shard, np.int64)
     self._num_rows = int(self._rows.sum())
     self._end = None if num_steps is None else num_steps * batch_size
+    self._share = share or (0, batch_size)
     self._epoch = self._blocks = (None, None)
     self._opening: dict[int, futures.Future] = {}
     self._thread = futures.ThreadPoolExecutor(1, 'open-shard')
@@ -85,7 +89,9 @@ class Batches:
       raise errors.InputError(f'batch_size={batch_size}; use 1 or more.')
 
   def __getitem__(self, step: int) -> np.ndarray:
-    """Returns rows [step B, (step + 1) B) of the stream: [B, D] as stored.
+    """Returns the share of rows [step B, (step + 1) B) of the stream.
+
+    As stored: [B, D], or as many of the B as the share has.
 
     Raises:
       IndexError: the step is negative.
@@ -93,13 +99,14 @@ class Batches:
     """
     if step < 0:
       raise IndexError(f'step {step} is negative; the first step is 0.')
-    batch_size, out_BD, filled = self._batch_size, None, 0
+    first, stop = self._share
+    wanted, out_BD, filled = stop - first, None, 0
     with self._lock:
-      while filled < batch_size:
-        position = step * batch_size + filled
-        for block_ND in self._read(position, batch_size - filled):
+      while filled < wanted:
+        position = step * self._batch_size + first + filled
+        for block_ND in self._read(position, wanted - filled):
           if out_BD is None:
-            shape = (batch_size, block_ND.shape[1])
+            shape = (wanted, block_ND.shape[1])
             out_BD = np.empty(shape, block_ND.dtype)
             # As bytes: NumPy copies bfloat16 at half the speed.
             bytes_BK = out_BD.view(np.uint8)
