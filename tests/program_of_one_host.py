@@ -1,14 +1,16 @@
 """One of the processes of tests/test_hosts.py; not a test itself.
 
-python program_of_one_host.py INDEX COUNT PORT DATA LATENT STEPS FOLDER
+python program_of_one_host.py INDEX COUNT PORT DATA LATENT STEPS STOP FOLDER
+
+Trains for STEPS; ends at once after the checkpoint of step STOP, if it is not 0.
 """
 
 import os
 import pathlib
 import sys
 
-index, count, port, data, latent, steps = map(int, sys.argv[1:7])
-folder = pathlib.Path(sys.argv[7])
+index, count, port, data, latent, steps, stop = map(int, sys.argv[1:8])
+folder = pathlib.Path(sys.argv[8])
 os.environ['JAX_PLATFORMS'] = 'cpu'
 
 import jax  # noqa: E402
@@ -24,13 +26,23 @@ import numpy as np  # noqa: E402
 from small_planted import PlantedShards  # noqa: E402
 
 from configs import quickstart  # noqa: E402
+from jumprelu_jax import checkpoint  # noqa: E402
 from jumprelu_jax import config as config_lib  # noqa: E402
 from jumprelu_jax import loop  # noqa: E402
 from jumprelu_jax import sharding  # noqa: E402
 
+save = checkpoint.Checkpointer.save
+
+
+def save_and_stop(self, step, state):
+  """Saves; ends the process if this is where it is to stop."""
+  save(self, step, state)
+  if step == stop:
+    os._exit(0)
+
 
 def run_of(steps):
-  """Returns a small run; `steps` is where this process stops."""
+  """Returns a small run."""
   run = config_lib.RunConfig.from_config_dict(
     quickstart.get_config('quick').to_dict()
   )
@@ -52,6 +64,7 @@ def run_of(steps):
   )
 
 
+checkpoint.Checkpointer.save = save_and_stop
 mesh = sharding.make_mesh(data, latent)
 state = loop.fit(run_of(steps), PlantedShards(), mesh, folder)
 gather = jax.jit(lambda tree: tree, out_shardings=sharding.replicated(mesh))

@@ -20,7 +20,7 @@ def free_port():
     return found.getsockname()[1]
 
 
-def start(hosts, mesh, folder, steps=STEPS):
+def start(hosts, mesh, folder, *, steps=STEPS, stop=0):
   """Starts the processes of a run; its devices are four in all."""
   port = free_port()
   return [
@@ -28,7 +28,7 @@ def start(hosts, mesh, folder, steps=STEPS):
       [
         sys.executable,
         str(PROGRAM),
-        *map(str, (index, hosts, port, *mesh, steps, folder)),
+        *map(str, (index, hosts, port, *mesh, steps, stop, folder)),
       ],
       cwd=ROOT,
       env={'PYTHONPATH': f'{ROOT}:{PROGRAM.parent}', 'PATH': ''},
@@ -74,7 +74,8 @@ def test_two_processes_train_what_one_does(mesh, alone, tmp_path):
 
 @pytest.mark.parametrize('hosts_mesh', [(1, (1, 1)), (1, (4, 1)), (2, (1, 4))])
 def test_a_run_goes_on_with_other_hosts(hosts_mesh, alone, tmp_path):
-  finish(start(2, (2, 2), tmp_path, steps=4))
+  finish(start(2, (2, 2), tmp_path, stop=4))
+  assert not (tmp_path / 'leaves.npz').exists()
   finish(start(*hosts_mesh, tmp_path))
   assert_near(leaves(tmp_path), alone)
 
