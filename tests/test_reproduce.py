@@ -263,12 +263,16 @@ def test_ablation_table_pairs_seeds():
       ('recipe', 1, 0.12),
       ('other', 0, 0.11),
       ('other', 1, 0.15),
+      ('L0 48, recipe', 0, 0.05),
+      ('L0 48, rates: half', 0, 0.04),
     ]
   ]
   assert report.ablation_table(rows).splitlines()[2:] == [
     '| recipe | 16.0 | 0.1100 itself | 0.2200 itself | 1.0% |',
     '| other | 16.0 | +0.0200 (+0.0100 to +0.0300) | +0.0400 (+0.0200 to '
     '+0.0600) | 1.0% |',
+    '| L0 48, recipe | 16.0 | 0.0500 itself | 0.1000 itself | 1.0% |',
+    '| L0 48, rates: half | 16.0 | -0.0100 | -0.0200 | 1.0% |',
   ]
 
 

@@ -1,4 +1,8 @@
-"""One choice at a time away from the tuned JumpReLU, at one L0."""
+"""One choice at a time away from the tuned JumpReLU.
+
+All at the L0 where it was tuned; and a few at three times that, where another
+recipe might suit better.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ _WINDOWS = (0.1, 0.3, 3.0, 10.0)
 # A raw threshold moves by the rate itself, not by a share of the threshold.
 _RAW_RATES = (3e-4, 1e-3, 3e-3)
 _BATCHES = (0.25, 0.5, 2.0, 4.0)
+_DENSER = 3
 
 
 def variants(
@@ -25,10 +30,33 @@ def variants(
     run: the config that all SAEs start from.
     tuned: that kind's values.
   """
-  kind = preset.kinds[0]
-  at_l0 = tuning.at_l0(run, kind, preset.tuned_l0)
-  recipe = kind.config(run, {**at_l0, **tuned})
-  changes = {
+  kind, l0 = preset.kinds[0], preset.tuned_l0
+  recipe, denser = (
+    kind.config(run, {**tuning.at_l0(run, kind, one), **tuned})
+    for one in (l0, _DENSER * l0)
+  )
+  return {
+    **_changed(recipe, _choices(recipe)),
+    **{
+      f'L0 {_DENSER * l0}, {name}': config
+      for name, config in _changed(denser, _remedies(denser)).items()
+    },
+  }
+
+
+def base_of(variant: str) -> str:
+  """Returns the variant that one is to be held against: the recipe's."""
+  at_l0, comma, _ = variant.partition(', ')
+  return f'{at_l0}, recipe' if comma and at_l0.startswith('L0') else 'recipe'
+
+
+def _changed(recipe, changes):
+  return {name: recipe.with_values(values) for name, values in changes.items()}
+
+
+def _choices(recipe):
+  """Returns what the paper chose, and what it might have."""
+  return {
     'recipe': {},
     **{
       f'kernel: {name}': {'objective.kernel': f'{name}_matched'}
@@ -55,7 +83,29 @@ def variants(
       for rule, power in (('same rates', 0), ('rates by root', 0.5))
     },
   }
-  return {name: recipe.with_values(values) for name, values in changes.items()}
+
+
+def _remedies(recipe):
+  """Returns what might keep latents alive where more of them fire."""
+  rate, threshold_rate = (
+    recipe.optimizer.learning_rate,
+    recipe.optimizer.threshold_learning_rate,
+  )
+  return {
+    'recipe': {},
+    **{
+      f'rates: {share:g} times': {
+        presets.RATE: share * rate,
+        presets.THRESHOLD_RATE: share * threshold_rate,
+      }
+      for share in (0.5, 0.25)
+    },
+    'threshold rate: 0.25 times': {
+      presets.THRESHOLD_RATE: 0.25 * threshold_rate
+    },
+    'first moment: none': {'optimizer.beta1': 0.0},
+    'penalty: L0 and AuxK': {'objective.name': 'l0+aux_k'},
+  }
 
 
 def _at_batch(run, factor, power):

@@ -17,6 +17,7 @@ import re
 import numpy as np
 
 from experiments import launch
+from experiments.reproduce import ablations
 from jumprelu_jax import finished
 from jumprelu_jax import progress
 from jumprelu_jax import results
@@ -103,16 +104,17 @@ def ablation_table(rows: Sequence[Row]) -> str:
   by_variant = {}
   for row in rows:
     by_variant.setdefault(row['variant'], {})[row['seed']] = row
-  recipe = by_variant['recipe']
   lines = []
   for variant, by_seed in by_variant.items():
+    base = ablations.base_of(variant)
+    recipe = by_variant[base]
     cells = [
       _mean_and_range(
         [by_seed[seed][name] - recipe[seed][name] for seed in by_seed]
       )
       for name in ('fvu', 'delta_lm_loss')
     ]
-    if variant == 'recipe':
+    if variant == base:
       cells = [
         f'{np.mean([row[name] for row in recipe.values()]):.4f} itself'
         for name in ('fvu', 'delta_lm_loss')
