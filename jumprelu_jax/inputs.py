@@ -92,6 +92,12 @@ class Inputs:
     """The language model measured without any SAE."""
     return evaluation.measure_baseline(self.setting)
 
+  def on_this_host(self) -> Inputs:
+    """Returns the inputs on this process's own devices, if there are others."""
+    if jax.process_count() == 1:
+      return self
+    return dataclasses.replace(self, mesh=sharding.local_mesh())
+
   @property
   def trained_on(self) -> tuple[sites.Site, ...]:
     """The sites whose rows training needs: one, or a transcoder's two."""

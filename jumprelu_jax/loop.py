@@ -19,6 +19,7 @@ import numpy as np
 from jumprelu_jax import architectures
 from jumprelu_jax import checkpoint
 from jumprelu_jax import config as config_lib
+from jumprelu_jax import hosts
 from jumprelu_jax import progress
 from jumprelu_jax import sharding
 from jumprelu_jax import train
@@ -106,10 +107,9 @@ class _Member:
     restored = self._checkpointer.restore_latest(state)
     self.start, self.state = restored or (0, _with_biases(state, run, shards))
     # One of several processes writes for all.
-    is_writer = jax.process_index() == 0
-    self._curve = (
-      writer.CurveWriter(folder, first_step=self.start) if is_writer else None
-    )
+    self._curve = None
+    if hosts.is_first():
+      self._curve = writer.CurveWriter(folder, first_step=self.start)
     self._coefficients = jax.device_put(
       train.coefficients_of(run), sharding.replicated(mesh)
     )

@@ -31,6 +31,7 @@ from jumprelu_jax import config as config_lib
 from jumprelu_jax import errors
 from jumprelu_jax import evaluation
 from jumprelu_jax import export
+from jumprelu_jax import hosts as hosts_lib
 from jumprelu_jax import inputs as inputs_lib
 from jumprelu_jax import loop
 from jumprelu_jax import metrics
@@ -69,6 +70,8 @@ def claim(workdir: str | os.PathLike, run: config_lib.RunConfig) -> None:
   """
   workdir = pathlib.Path(workdir)
   path = workdir / 'config.json'
+  if not hosts_lib.is_first():
+    hosts_lib.wait_for(path.exists)
   if path.exists():
     _check_same_config(path, run)
     return
@@ -95,7 +98,8 @@ def run_all(
     workdir: a folder that `claim` has accepted.
 
   Returns:
-    The rows of results.csv, which is written.
+    The rows of results.csv, which is written; none in any process but the
+    first, which evaluates alone.
 
   Raises:
     errors.InputError: an SAE with another config is there.
@@ -112,12 +116,15 @@ def run_all(
   ]
   if pending:
     _train_all(pending, inputs, workdir)
+  if not hosts_lib.is_first():
+    return []
   to_evaluate = [
     (folder, run)
     for run, folder in zip(runs, folders, strict=True)
     if not (folder / _EVALUATION).exists()
   ]
-  for folder, row, latents in evaluate_folders(to_evaluate, inputs):
+  here = inputs.on_this_host()
+  for folder, row, latents in evaluate_folders(to_evaluate, here):
     with whole.replacing(folder / 'latents.npz') as file:
       np.savez(file, **latents)
     whole.write_json(folder / _EVALUATION, row)
@@ -170,11 +177,19 @@ def open_shards(
   """Returns the run's rows: live, from a store given, or harvested now."""
   config = inputs.run.activations
   if config.mode == 'live':
+    if jax.process_count() > 1:
+      raise errors.InputError(
+        "config.activations.mode='live' runs in one process, here are "
+        f'{jax.process_count()}; harvest first and set '
+        'config.activations.store.'
+      )
     plan = inputs.plan(workdir / 'sequences.npy')
     return harvest_lib.Live(plan, inputs.tap(inputs.trained_on))
   folder = config.store or str(workdir / 'activations')
-  if not config.store:
-    harvest(inputs, folder)
+  if not config.store and hosts_lib.is_first():
+    harvest(inputs.on_this_host(), folder)
+  if not hosts_lib.is_first():
+    hosts_lib.wait_for(lambda: _is_harvested(inputs, folder))
   stores = [
     _open_store(inputs, site, site_folder(folder, site))
     for site in inputs.trained_on
@@ -187,6 +202,15 @@ def open_shards(
         'experiments.harvest.'
       )
   return stores[0] if len(stores) == 1 else pairs.PairedStores(*stores)
+
+
+def _is_harvested(inputs, folder):
+  """True once every store that training reads is there and complete."""
+  folders = [site_folder(folder, site) for site in inputs.trained_on]
+  return all(
+    store_lib.exists(there) and store_lib.Store(there).is_complete
+    for there in folders
+  )
 
 
 def evaluate_folders(
@@ -335,13 +359,15 @@ def _open_store(inputs, site, folder):
 def _train(group, inputs, shards):
   """Trains SAEs together and writes them folded, each one's file last."""
   runs, folders = zip(*group, strict=True)
-  for run, folder in group:
+  for run, folder in group if hosts_lib.is_first() else ():
     folder.mkdir(exist_ok=True)
     whole.write_json(folder / 'config.json', run.to_dict())
   states = loop.fit_together(runs, shards, inputs.mesh, folders)
   for (run, folder), state in zip(group, states, strict=True):
-    sae = train.release(run, jax.device_get(state), shards.scales)
-    export.save_npz(sae, folder / export.FILE_NAME)
+    state = hosts_lib.fetch(state)
+    if hosts_lib.is_first():
+      sae = train.release(run, state, shards.scales)
+      export.save_npz(sae, folder / export.FILE_NAME)
 
 
 def _check_same_config(path, run):

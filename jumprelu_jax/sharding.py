@@ -61,6 +61,13 @@ def make_mesh(data: int, latent: int) -> jax.sharding.Mesh:
   )
 
 
+def local_mesh() -> jax.sharding.Mesh:
+  """Returns a (1, n) mesh over the devices of this process alone."""
+  devices = np.array(jax.local_devices())[None]
+  auto = (jax.sharding.AxisType.Auto,) * 2
+  return jax.sharding.Mesh(devices, ('data', 'latent'), axis_types=auto)
+
+
 def of_tree(mesh: jax.sharding.Mesh, tree: PyTree) -> PyTree:
   """Returns a NamedSharding for each leaf of a tree of arrays, by RULES.
 

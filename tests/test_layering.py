@@ -9,7 +9,10 @@ import jumprelu_jax
 
 PACKAGE = pathlib.Path(jumprelu_jax.__file__).parent
 LAYERS = (
-  {'errors', 'shapes', 'progress', 'writer', 'embedded', 'kernels', 'whole'},
+  {
+    'errors', 'shapes', 'progress', 'writer', 'embedded', 'kernels', 'whole',
+    'hosts',
+  },
   {'results', 'finished', 'comparison'},
   {'config', 'config_checks', 'text', 'ops', 'selection', 'metrics', 'sparse'},
   {'sharding', 'sae', 'optim', 'checkpoint', 'lm'},

@@ -10,9 +10,16 @@ from ml_collections import config_flags
 
 from jumprelu_jax import config as config_lib
 from jumprelu_jax import errors
+from jumprelu_jax import hosts
 
 CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'Recipe, such as configs/quickstart.py.', lock_config=True
+)
+_PROCESSES = flags.DEFINE_string(
+  'processes',
+  'one',
+  "Processes that run this together: 'one', 'auto' (the cluster's environment) "
+  'or ADDRESS:PORT,COUNT,INDEX.',
 )
 
 
@@ -37,6 +44,7 @@ def run(main: Callable[[], None]) -> None:
     if len(argv) > 1:
       _fail(f'arguments {argv[1:]} are not flags; flags start with --.')
     try:
+      hosts.start(_PROCESSES.value)
       main()
     except errors.InputError as error:
       _fail(error)
