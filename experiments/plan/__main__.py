@@ -16,19 +16,16 @@ import pathlib
 import time
 
 from absl import flags
-import jax
-import numpy as np
 
 from experiments import launch
+from experiments.plan import ahead
 from experiments.plan import chips
 from experiments.plan import programs
 from jumprelu_jax import errors
-from jumprelu_jax import sharding
 from jumprelu_jax import train
 from jumprelu_jax.lm import hf_config
 from jumprelu_jax.lm import huggingface
 from jumprelu_jax.lm import sites
-from jumprelu_jax.lm import transformer
 
 _TOPOLOGY = flags.DEFINE_string('topology', 'v5e:2x4', 'TPU slice.')
 _MESH = flags.DEFINE_list('mesh', None, 'data,latent; by default config.mesh.')
@@ -37,41 +34,6 @@ _D_MODEL = flags.DEFINE_integer(
 )
 _HARVEST = flags.DEFINE_bool('harvest', False, 'Plan the harvest instead.')
 _LM_CONFIG = flags.DEFINE_string('lm_config', None, "The model's config.json.")
-
-
-def compile_step(run, d_model, mesh):
-  """Returns the compiled training step of a run over a mesh."""
-  _, step = train.compile_for(run, (d_model,), mesh)
-  state = jax.eval_shape(
-    lambda key: train.init_state(run, (d_model,), key), jax.random.key(0)
-  )
-  shape = (run.train.batch_size, d_model)
-  rows = jax.ShapeDtypeStruct(shape, run.activations.dtype)
-  coefficients = train.coefficients_of(run)
-  return step.lower(state, rows, np.float32(1), coefficients).compile()
-
-
-def compile_tap(architecture, where, run, mesh):
-  """Returns the compiled pass over one batch of sequences."""
-  architecture = architecture.cut(1 + max(site.layer for site in where))
-  model = huggingface.abstract(architecture, run.lm.dtype)
-  model = jax.tree.map(
-    lambda leaf, layout: jax.ShapeDtypeStruct(
-      leaf.shape, leaf.dtype, sharding=layout
-    ),
-    model,
-    sharding.of_tree(mesh, model),
-  )
-  shape = (run.activations.sequences_per_batch, run.text.context_length)
-  tokens = jax.ShapeDtypeStruct(
-    shape, 'int32', sharding=sharding.of_batch(mesh)
-  )
-
-  def tap(model, tokens_BL):
-    found = transformer.tap(model, tokens_BL, where)
-    return tuple(x_BLD.astype(run.activations.dtype) for x_BLD in found)
-
-  return jax.jit(tap).lower(model, tokens).compile()
 
 
 def architecture_of(run):
@@ -142,13 +104,13 @@ def main():
     where = tuple(map(sites.parse, run.activations.sites)) or (
       sites.Site(run.lm.site, run.lm.layer),
     )
-    compiled = compile_tap(architecture_of(run), where, run, mesh)
+    compiled = ahead.compile_tap(architecture_of(run), where, run, mesh)
     rows, length = run.activations.sequences_per_batch, run.text.context_length
     print(f'harvest of {len(where)} sites, {rows} sequences of {length}')
   else:
     train.check(run)
     d_model = _D_MODEL.value or architecture_of(run).site_dim(run.lm.site)
-    compiled = compile_step(run, d_model, mesh)
+    compiled = ahead.compile_step(run, d_model, mesh)
     B, M = run.train.batch_size, run.sae.num_latents
     print(f'step of {run.sae.architecture}: B {B}, D {d_model}, M {M}')
   print(f'compiled in {time.perf_counter() - began:.0f} s')
