@@ -2,7 +2,7 @@
 
 python program_of_one_host.py INDEX COUNT PORT DATA LATENT STEPS STOP FOLDER
 
-Trains for STEPS; unless STOP is 0, ends right after the checkpoint of step STOP.
+Trains for STEPS; unless STOP is 0, ends after the checkpoint of step STOP.
 """
 
 import os
