@@ -24,6 +24,7 @@ JUMPRELU = presets.Kind(
 TOPK = presets.Kind(
   'topk', 'aux_k', (2, 4), own=({'objective.aux_k_coeff': 0.5},)
 )
+ALL_VARIANTS = ablations.variants
 PLACES = (sites.Site('resid_post', 0), sites.Site('mlp_out', 1))
 
 
@@ -36,6 +37,7 @@ def preset(tiny_run):
     values={'sae.k': 2, 'objective.aux_k': 4, 'train.steps': 40},
     kinds=(JUMPRELU, TOPK),
     places={0: PLACES, 1: PLACES[:1]},
+    l0s=(2, 4),
     tuned_at=PLACES[0],
     tuned_l0=2,
     rates=(1e-3, 1e-2),
@@ -55,7 +57,19 @@ def config_lib_dict(values):
 
 
 @pytest.fixture(scope='module')
-def finished(preset, tmp_path_factory):
+def few_ablations():
+  """Two of them: each is a program to compile."""
+
+  def few(*args):
+    return dict(itertools.islice(ALL_VARIANTS(*args).items(), 2))
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(stages.ablations, 'variants', few)
+    yield
+
+
+@pytest.fixture(scope='module')
+def finished(preset, few_ablations, tmp_path_factory):
   """(workdir, out) of the preset, run to its end."""
   folder = tmp_path_factory.mktemp('reproduce')
   stages.run(preset, folder / 'work', folder / 'out')
@@ -69,18 +83,22 @@ def table(path):
 
 def test_every_sae_of_the_preset_is_in_a_table(finished):
   _, out = finished
-  grid = table(out / 'grid.csv')
-  # (two places with seed 0 and one with seed 1) x two kinds x two sparsities
-  assert len(grid) == 3 * 2 * 2
-  assert len({tuple(row.values()) for row in grid}) == 12
+  for folder in (out, out / 'constant_lambda'):
+    grid = table(folder / 'grid.csv')
+    # (two places with seed 0 and one with seed 1) x two kinds x two sparsities
+    assert len(grid) == 3 * 2 * 2
+    assert len({tuple(row.values()) for row in grid}) == 12
+    assert (folder / 'comparison.csv').is_file()
+    assert (folder / 'figures' / 'fvu.png').is_file()
+    coeffs = {row['sparsity_coeff'] for row in grid}
+    constant = {'0.1', '0.001', ''}  # TopK has none
+    assert coeffs == (constant if folder != out else {'0.008', '0.004', ''})
   # two rates, one beta and one of its own, for each kind
   tried = table(out / 'tuning.csv')
   assert [row['architecture'] for row in tried] == (
     ['jumprelu'] * 2 + ['topk'] * 2 + ['jumprelu', 'topk'] * 2
   )
   assert {row['seed'] for row in table(out / 'ablations.csv')} == {'1'}
-  assert (out / 'comparison.csv').is_file()
-  assert (out / 'figures' / 'fvu.png').is_file()
 
 
 def test_the_grid_is_trained_with_what_the_tuning_chose(finished):
@@ -173,7 +191,7 @@ def test_every_config_of_the_presets_can_be_trained(name):
       train.check(kind.config(run, values))
   for seed in preset.ablated_seeds:
     assert seed in preset.places
-    for config in ablations.variants(preset, run, {}).values():
+    for config in ALL_VARIANTS(preset, run, {}).values():
       train.check(config)
   # A comparison is fair if all were searched alike.
   rounds = [tuning.rounds(preset, kind) for kind in preset.kinds]
@@ -188,7 +206,7 @@ def test_ablated_batches_keep_tokens_and_schedule(make_run, preset):
     optimizer__warmup_steps=50,
     optimizer__learning_rate=4e-3,
   )
-  found = ablations.variants(preset, run, {})
+  found = ALL_VARIANTS(preset, run, {})
   small = found['batch: 0.25 times, rates by root']
   assert (small.train.batch_size, small.train.steps) == (128, 8000)
   assert small.objective.sparsity_warmup_steps == 1600
@@ -286,10 +304,3 @@ def test_only_tables_are_replaced(finished, tmp_path):
   assert made.endswith('|\n<!-- end -->\nAfter.\n')
   assert 'OLD' not in made
   assert report.render(made, tmp_path) == made
-
-
-def test_the_page_is_made_of_the_tables():
-  """docs/results.md is what the committed CSVs give."""
-  page = (report.DOCS / 'results.md').read_text()
-  assert '<!-- table embedded_residual -->' in page
-  assert report.render(page, report.DOCS / 'results') == page

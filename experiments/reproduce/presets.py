@@ -30,8 +30,9 @@ class Kind:
   Attributes:
     architecture: its name.
     objective: its name.
-    sparsities: lambdas, or numbers of active latents, from sparse to dense;
-      none for a kind that is tuned only.
+    sparsities: constant lambdas, or numbers of active latents, from sparse to
+      dense; may be none.
+    is_compared: whether it is more than tuned.
     values: what else its recipe asks for.
     own: what is tried, one at a time, in the last round of tuning.
   """
@@ -41,6 +42,7 @@ class Kind:
   sparsities: tuple[float, ...]
   values: Values = dataclasses.field(default_factory=dict)
   own: tuple[Values, ...] = ()
+  is_compared: bool = True
 
   @property
   def name(self) -> str:
@@ -57,10 +59,15 @@ class Kind:
     }
     return run.with_values({**named, **self.values, **values})
 
+  def has_k(self, run: config_lib.RunConfig) -> bool:
+    """Returns whether k sets the sparsity, or else lambda."""
+    return architectures.of(self.config(run, {})).sparsity == architectures.K
+
   def at(self, run: config_lib.RunConfig, sparsity: float) -> Values:
     """Returns the value that sets the sparsity."""
-    key = architectures.of(self.config(run, {})).sparsity
-    return {key: int(sparsity) if key == architectures.K else sparsity}
+    if self.has_k(run):
+      return {architectures.K: int(sparsity)}
+    return {architectures.LAMBDA: sparsity}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +79,7 @@ class Preset:
     values: what is changed in it.
     kinds: architectures that are compared; the first is the reference.
     places: where, for each seed.
+    l0s: to which the controller leads kinds whose sparsity lambda sets.
     tuned_at: where learning rates and the rest are tuned.
     tuned_l0: at which L0.
     rates: learning rates that are tried.
@@ -83,6 +91,7 @@ class Preset:
   values: Values
   kinds: tuple[Kind, ...]
   places: Mapping[int, tuple[sites.Site, ...]]
+  l0s: tuple[int, ...]
   tuned_at: sites.Site
   tuned_l0: int
   rates: tuple[float, ...]
@@ -136,6 +145,7 @@ EMBEDDED = Preset(
       'gated_ri_l1',
       (),
       values=_FREE_DECODER,
+      is_compared=False,
       own=(
         {'sae.initial_decoder_norm': 1.0},
         {'sae.initial_b_dec': 'geometric_median'},
@@ -171,6 +181,7 @@ EMBEDDED = Preset(
     ),
   ),
   places={0: _ALL, 1: _RESIDUAL, 2: _RESIDUAL},
+  l0s=_KS,
   tuned_at=sites.Site('resid_post', 2),
   tuned_l0=16,
   rates=(1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
@@ -182,7 +193,6 @@ EMBEDDED = Preset(
   ablated_seeds=(0, 1, 2),
 )
 
-# Lambdas and numbers of latents that give L0s from 8 to 100.
 _SMOL_KS = (8, 16, 32, 64)
 SMOLLM2 = Preset(
   recipe=smollm2_135m.get_config,
@@ -198,11 +208,12 @@ SMOLLM2 = Preset(
     'evaluation.importance_sequences': 16,
   },
   kinds=(
-    Kind('jumprelu', 'l0', (2.5e-3, 1.2e-3, 6e-4, 2.5e-4)),
-    Kind('gated', 'gated', (0.2, 0.1, 0.05, 0.02)),
+    Kind('jumprelu', 'l0', ()),
+    Kind('gated', 'gated', ()),
     Kind('topk', 'aux_k', _SMOL_KS),
   ),
   places={0: (sites.Site('resid_post', 10),)},
+  l0s=_SMOL_KS,
   tuned_at=sites.Site('resid_post', 10),
   tuned_l0=32,
   rates=(1e-3, 2e-3, 4e-3),

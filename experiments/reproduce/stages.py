@@ -26,7 +26,9 @@ def run(preset, workdir, out):
   Args:
     preset: a `presets.Preset`.
     workdir: keeps stores and run folders.
-    out: gets tuning.csv, grid.csv, comparison.csv, ablations.csv and figures/.
+    out: gets tuning.csv, ablations.csv and, of SAEs whose L0 is set by k or the
+      controller, grid.csv, comparison.csv and figures/; the same of SAEs with a
+      constant lambda, or k, in constant_lambda/.
   """
   workdir, out = pathlib.Path(workdir), pathlib.Path(out)
   for folder in (workdir, out):
@@ -34,8 +36,12 @@ def run(preset, workdir, out):
   stores = harvest(preset, workdir)
   best, tried = tune(preset, stores[min(preset.places)], workdir)
   results.write(tried, out / 'tuning.csv', _TUNING_COLUMNS)
-  folders = train_grid(preset, best, stores, workdir)
-  report(preset, folders, out)
+  constant, controlled = train_grid(preset, best, stores, workdir)
+  rows = finished.read(constant)
+  has_k = [row for row in rows if row['k'] is not None]
+  report(preset, finished.read(controlled) + has_k, out)
+  if len(has_k) < len(rows):
+    report(preset, rows, out / 'constant_lambda')
   ablated = ablate(preset, best, stores, workdir)
   if ablated:
     results.write(ablated, out / 'ablations.csv', _ABLATION_COLUMNS)
@@ -90,20 +96,35 @@ def tune(preset, store, workdir):
 
 
 def train_grid(preset, best, stores, workdir):
-  """Trains every kind at every sparsity, place and seed; returns folders."""
-  folders = []
+  """Trains every kind at every sparsity, place and seed.
+
+  Returns:
+    The run folders of SAEs with a constant lambda or k, and of those that the
+    controller leads to an L0.
+  """
+  constant, controlled = [], []
   for seed, places in preset.places.items():
     for place in places:
       run = run_at(preset, place, seed, stores[seed])
-      configs = [
+      fixed = [
         kind.config(run, {**best[kind.name], **kind.at(run, sparsity)})
         for kind in preset.kinds
         for sparsity in kind.sparsities
       ]
-      folder = workdir / f'{place.name}_{place.layer}_seed_{seed}'
-      train(run, folder)({architectures.name(one): one for one in configs})
-      folders.append(folder)
-  return folders
+      led = [
+        kind.config(run, {**best[kind.name], **tuning.at_l0(run, kind, l0)})
+        for kind in preset.kinds
+        for l0 in preset.l0s
+        if kind.is_compared and not kind.has_k(run)
+      ]
+      name = f'{place.name}_{place.layer}_seed_{seed}'
+      for configs, folder, folders in (
+        (fixed, workdir / name, constant),
+        (led, workdir / f'{name}_controlled', controlled),
+      ):
+        train(run, folder)({architectures.name(one): one for one in configs})
+        folders.append(folder)
+  return constant, controlled
 
 
 def ablate(preset, best, stores, workdir):
@@ -121,9 +142,9 @@ def ablate(preset, best, stores, workdir):
   return table
 
 
-def report(preset, folders, out):
-  """Writes the grid's table, its comparison and all figures."""
-  rows = finished.read(folders)
+def report(preset, rows, out):
+  """Writes the SAEs' table, their comparison and all figures."""
+  out.mkdir(exist_ok=True)
   results.write(rows, out / 'grid.csv')
   reference = preset.kinds[0].architecture, preset.kinds[0].objective
   table, notes = comparison.compare(rows, reference)

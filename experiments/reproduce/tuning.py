@@ -18,8 +18,8 @@ from jumprelu_jax import config as config_lib
 
 #: Thresholds' learning rate over that of the rest, as in the quickstart.
 THRESHOLD_RATIO = 20 / 7
-# From which the controller starts.
-_COEFF = 1e-3
+# Lambda from which the controller starts, times the L0 that it is to reach.
+_COEFF = 0.016
 _ROUNDS = 3
 _TOLERANCE = 0.05
 
@@ -44,11 +44,11 @@ def rounds(
 def at_l0(
   run: config_lib.RunConfig, kind: presets.Kind, l0: int
 ) -> presets.Values:
-  """Returns what leads a kind of SAE to an L0."""
-  if architectures.of(kind.config(run, {})).sparsity == architectures.K:
+  """Returns what leads a kind of SAE to an L0: k, or the controller."""
+  if kind.has_k(run):
     return {architectures.K: l0}
   return {
-    presets.COEFF: _COEFF,
+    presets.COEFF: _COEFF / l0,
     'objective.components': ('l0_controller',),
     'objective.target_l0': float(l0),
   }
