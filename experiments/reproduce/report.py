@@ -69,7 +69,9 @@ def matched_table(rows: Sequence[Row], sites: Iterable[str] = ()) -> str:
       continue
     cells = [_difference(by_metric[name]) for name in ('fvu', 'delta_lm_loss')]
     seeds = by_metric['fvu']['num_seeds']
-    lines.append((f'{site} {layer}', _code(kind), f'{l0:g}', *cells, seeds))
+    lines.append(
+      (f'{site} {layer}', _code(kind), f'{l0:g}', *cells, int(seeds))
+    )
   header = (
       'site, layer', 'architecture, objective', 'L0', 'FVU: difference',
       'delta LM loss: difference', 'seeds',
