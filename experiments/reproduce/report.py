@@ -142,6 +142,10 @@ TABLES: dict[str, tuple[str, Callable[[Sequence[Row]], str]]] = {
     lambda rows: matched_table(rows, ('attn_z', 'mlp_out')),
   ),
   'embedded_side': ('embedded/comparison.csv', side_table),
+  'embedded_constant': (
+    'embedded/constant_lambda/comparison.csv',
+    lambda rows: matched_table(rows, ('resid_post',)),
+  ),
   'embedded_ablations': ('embedded/ablations.csv', ablation_table),
   'smollm2_tuning': ('smollm2/tuning.csv', tuning_table),
   'smollm2_matched': ('smollm2/comparison.csv', matched_table),
@@ -211,7 +215,8 @@ def main():
   path = DOCS / 'results.md'
   path.write_text(render(path.read_text(), DOCS / 'results'))
   for preset in ('embedded', 'smollm2'):
-    draw(DOCS / 'results', preset)
+    if (DOCS / 'results' / preset / 'grid.csv').is_file():
+      draw(DOCS / 'results', preset)
   progress.say(f'{path}, {DOCS / "images"}')
 
 
