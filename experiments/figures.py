@@ -40,10 +40,7 @@ _METRICS = ('delta_lm_loss', 'fvu')
 
 def compare(rows, reference, l0s, out):
   """Writes comparison.csv and prints its losses."""
-  table, notes = comparison.compare(rows, reference, l0s)
-  results.write(table, out / 'comparison.csv', comparison.COLUMNS)
-  for note in notes:
-    progress.say(f'comparison: {note}')
+  table = comparison.save(rows, reference, out / 'comparison.csv', l0s)
   printed = [row for row in table if row['metric'] in _METRICS]
   several = len(finished.groups(rows, finished.SETTING)) > 1
   columns = (*finished.SETTING, *_COLUMNS) if several else _COLUMNS

@@ -21,11 +21,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from collections.abc import Sequence
 import dataclasses
+import os
 
 import numpy as np
 
 from jumprelu_jax import errors
 from jumprelu_jax import finished
+from jumprelu_jax import progress
+from jumprelu_jax import results
 
 Kind = tuple[str, str]
 Row = finished.Row
@@ -192,6 +195,20 @@ def compare(
         table += [place | row for row in found]
         notes += [f'{_where(place)}, {"/".join(kind)}: {n}' for n in why_not]
   return table, list(dict.fromkeys(notes))
+
+
+def save(
+  rows: Sequence[Row],
+  reference: Kind,
+  path: str | os.PathLike,
+  l0s: Sequence[float] = (),
+) -> list[dict[str, object]]:
+  """Writes what `compare` returns, says its notes, and returns its table."""
+  table, notes = compare(rows, reference, l0s)
+  results.write(table, path, COLUMNS)
+  for note in notes:
+    progress.say(f'comparison: {note}')
+  return table
 
 
 @dataclasses.dataclass(frozen=True)

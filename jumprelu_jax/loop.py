@@ -67,7 +67,7 @@ def fit_together(
   label = f'train {architectures.name(runs[0])}'
   if len(runs) > 1:
     label = f'train {len(runs)} SAEs'
-  scale = jax.device_put(_scale(shards), sharding.replicated(mesh))
+  scale = jax.device_put(scale_of(shards), sharding.replicated(mesh))
   steps, batch_size = runs[0].train.steps, runs[0].train.batch_size
   with contextlib.ExitStack() as stack:
     members = [
@@ -155,8 +155,8 @@ def _figures(members):
   return {'loss': members[0].means['loss'], 'l0': l0s[0]}
 
 
-def _scale(shards):
-  """Returns what rows are divided by: a number, or one for each column."""
+def scale_of(shards):
+  """Returns what rows are divided by: a float32 number, or [1, columns]."""
   scales = np.array(shards.scales, 'float32')
   if len(scales) == 1:
     return scales[0]
@@ -177,7 +177,7 @@ def _with_biases(state, run, shards):
     batches_lib.Batches(shards, size, run.seed, num_steps=count)
   ) as batches:
     rows_ND = np.concatenate([batches[step] for step in range(count)])
-  rows_ND = rows_ND.astype('float32') / _scale(shards)
+  rows_ND = rows_ND.astype('float32') / scale_of(shards)
   x_ND, y_ND = rows_ND[:, : shards.widths[0]], rows_ND[:, -shards.widths[-1] :]
   sae = biases.from_data(state.sae, x_ND, y_ND, run.sae)
   layout = jax.tree.map(lambda leaf: leaf.sharding, state.sae)

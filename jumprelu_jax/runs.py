@@ -104,31 +104,25 @@ def run_all(
   Raises:
     errors.InputError: an SAE with another config is there.
   """
-  workdir, runs = pathlib.Path(workdir), named.values()
-  folders = [workdir / name for name in named]
-  for run, folder in zip(runs, folders, strict=True):
+  workdir = pathlib.Path(workdir)
+  runs = {workdir / name: run for name, run in named.items()}
+  for folder, run in runs.items():
     if (folder / 'config.json').exists():
       _check_same_config(folder / 'config.json', run)
-  pending = [
-    (run, folder)
-    for run, folder in zip(runs, folders, strict=True)
-    if not (folder / export.FILE_NAME).exists()
-  ]
-  if pending:
-    _train_all(pending, inputs, workdir)
+
+  def without(name):
+    return [(f, run) for f, run in runs.items() if not (f / name).exists()]
+
+  if to_train := without(export.FILE_NAME):
+    _train_all(to_train, inputs, workdir)
   if not hosts_lib.is_first():
     return []
-  to_evaluate = [
-    (folder, run)
-    for run, folder in zip(runs, folders, strict=True)
-    if not (folder / _EVALUATION).exists()
-  ]
-  here = inputs.on_this_host()
+  to_evaluate, here = without(_EVALUATION), inputs.on_this_host()
   for folder, row, latents in evaluate_folders(to_evaluate, here):
     with whole.replacing(folder / 'latents.npz') as file:
       np.savez(file, **latents)
     whole.write_json(folder / _EVALUATION, row)
-  rows = [json.loads((folder / _EVALUATION).read_text()) for folder in folders]
+  rows = [json.loads((folder / _EVALUATION).read_text()) for folder in runs]
   results.write(rows, workdir / 'results.csv')
   return rows
 
@@ -326,13 +320,13 @@ def _train_all(pending, inputs, workdir):
 
 
 def _trained_together(pending, inputs):
-  """Yields lists of (run, folder) whose states fit on the mesh together."""
+  """Yields lists of (folder, run) whose states fit on the mesh together."""
   limit = _TRAINED_BYTES * inputs.mesh.devices.size
   streams = {}
-  for run, folder in pending:
-    streams.setdefault(loop.stream_of(run), []).append((run, folder))
+  for folder, run in pending:
+    streams.setdefault(loop.stream_of(run), []).append((folder, run))
   for alike in streams.values():
-    sizes = [train.num_bytes(run, inputs.widths) for run, _ in alike]
+    sizes = [train.num_bytes(run, inputs.widths) for _, run in alike]
     yield from _split(alike, sizes, limit)
 
 
@@ -358,12 +352,12 @@ def _open_store(inputs, site, folder):
 
 def _train(group, inputs, shards):
   """Trains SAEs together and writes them folded, each one's file last."""
-  runs, folders = zip(*group, strict=True)
-  for run, folder in group if hosts_lib.is_first() else ():
+  folders, runs = zip(*group, strict=True)
+  for folder, run in group if hosts_lib.is_first() else ():
     folder.mkdir(exist_ok=True)
     whole.write_json(folder / 'config.json', run.to_dict())
   states = loop.fit_together(runs, shards, inputs.mesh, folders)
-  for (run, folder), state in zip(group, states, strict=True):
+  for (folder, run), state in zip(group, states, strict=True):
     state = hosts_lib.fetch(state)
     if hosts_lib.is_first():
       sae = train.release(run, state, shards.scales)

@@ -179,7 +179,7 @@ FAST = {'xla_backend_optimization_level': 0}
 def few_steps(run, mesh, step_fn, state, steps=4):
   """Metrics of each step, and the state after the last."""
   shards = planted(run)
-  numbers = (train._scale(shards), train.coefficients_of(run))
+  numbers = (loop.scale_of(shards), train.coefficients_of(run))
   numbers = jax.device_put(numbers, sharding.replicated(mesh))
   found = []
   for step in range(steps):
@@ -266,7 +266,7 @@ def some_state(run, widths):
 
 def unit_rows_of(shards, index=0):
   """(x, y) of a shard as training sees them; y is x but for transcoders."""
-  rows_BD = jnp.asarray(shards.open(index) / train._scale(shards))
+  rows_BD = jnp.asarray(shards.open(index) / loop.scale_of(shards))
   return rows_BD[:, : shards.widths[0]], rows_BD[:, -shards.widths[-1] :]
 
 

@@ -78,15 +78,12 @@ def test_killed_sweep_ends_bit_identical(overrides, tmp_path):
     time.sleep(0.005)
   process.send_signal(signal.SIGKILL)
   process.wait()
-  assert not (killed / 'jumprelu_l0_0.1' / 'params.npz').exists()
-  first = killed / 'jumprelu_l0_0.001' / 'params.npz'
-  written = first.stat().st_mtime_ns
+  assert not list(killed.glob('*/params.npz'))  # both are trained together
+  assert len(list(killed.glob('*/checkpoints/*'))) >= 2
 
   done = run('sweep', *overrides, f'--workdir={killed}')
   assert done.returncode == 0, done.stderr
-  assert first.stat().st_mtime_ns == written  # not trained again
-  assert 'train jumprelu_l0_0.1: ' in done.stderr
-  assert 'train jumprelu_l0_0.001: ' not in done.stderr
+  assert 'train 2 SAEs: ' in done.stderr
   (table, arrays), (want_table, want_arrays) = outcome(killed), outcome(whole)
   assert table == want_table
   assert arrays.keys() == want_arrays.keys()

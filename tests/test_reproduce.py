@@ -14,6 +14,7 @@ from experiments.reproduce import stages
 from experiments.reproduce import tuning
 from jumprelu_jax import config as config_lib
 from jumprelu_jax import errors
+from jumprelu_jax import inputs
 from jumprelu_jax import loop
 from jumprelu_jax import train
 from jumprelu_jax.lm import sites
@@ -33,7 +34,7 @@ def preset(tiny_run):
   """Two kinds, two sparsities, two places, two seeds."""
   recipe = tiny_run.to_dict()
   return presets.Preset(
-    recipe=lambda argument: config_lib_dict(recipe),
+    recipe=lambda: config_lib_dict(recipe),
     values={'sae.k': 2, 'objective.aux_k': 4, 'train.steps': 40},
     kinds=(JUMPRELU, TOPK),
     places={0: PLACES, 1: PLACES[:1]},
@@ -43,6 +44,8 @@ def preset(tiny_run):
     rates=(1e-3, 1e-2),
     betas=({'optimizer.beta1': 0.9},),
     ablated_seeds=(1,),
+    yardstick={'train.batch_size': 32},
+    yardstick_l0=3.0,
   )
 
 
@@ -99,6 +102,10 @@ def test_every_sae_of_the_preset_is_in_a_table(finished):
     ['jumprelu'] * 2 + ['topk'] * 2 + ['jumprelu', 'topk'] * 2
   )
   assert {row['seed'] for row in table(out / 'ablations.csv')} == {'1'}
+  (measured,) = table(out / 'yardstick.csv')
+  # The controller starts from 0.016 / L0.
+  kept = [measured[key] for key in ('architecture', 'sparsity_coeff')]
+  assert kept == ['jumprelu', f'{0.016 / 3}']
 
 
 def test_the_grid_is_trained_with_what_the_tuning_chose(finished):
@@ -137,9 +144,9 @@ def test_an_sae_with_another_recipe_is_refused(finished, preset):
   run = config_lib.RunConfig.from_config_dict(
     json.loads((folder / 'config.json').read_text())
   )
-  other = TOPK.config(run, {**TOPK.at(run, 2), presets.RATE: 0.5})
+  other = TOPK.config(run, {**TOPK.at(2), presets.RATE: 0.5})
   with pytest.raises(errors.InputError, match=r'learning_rate: .* 0\.5 now'):
-    stages.train(run, folder)({'topk_aux_k_2': other})
+    stages.train(inputs.prepare(run), folder, {'topk_aux_k_2': other})
 
 
 def test_tuning_takes_the_least_fvu_at_the_l0(make_run, preset):
@@ -186,13 +193,17 @@ def test_every_config_of_the_presets_can_be_trained(name):
   run = preset.run()
   for kind in preset.kinds:
     for sparsity in kind.sparsities or (1.0,):
-      train.check(kind.config(run, kind.at(run, sparsity)))
+      train.check(kind.config(run, kind.at(sparsity)))
     for values in itertools.chain(*tuning.rounds(preset, kind)):
       train.check(kind.config(run, values))
   for seed in preset.ablated_seeds:
     assert seed in preset.places
     for config in ALL_VARIANTS(preset, run, {}).values():
       train.check(config)
+  if preset.yardstick:
+    kind, base = preset.kinds[0], run.with_values(preset.yardstick)
+    values = tuning.at_l0(kind, preset.yardstick_l0)
+    train.check(kind.config(base, values))
   # A comparison is fair if all were searched alike.
   rounds = [tuning.rounds(preset, kind) for kind in preset.kinds]
   assert len({tuple(map(len, of_kind)) for of_kind in rounds}) == 1
@@ -265,6 +276,24 @@ def test_side_table_has_the_reference_first():
   ]
 
 
+def test_yardstick_table_names_what_is_from_outside():
+  figures = {
+    'l0': 17.62,
+    'fvu': 0.17304,
+    'delta_lm_loss': 0.14,
+    'dead_fraction': 0.123,
+    'l0_settled': True,
+  }
+  rows = [
+    {'architecture': 'jumprelu', 'objective': 'l0', **figures},
+    {'variant': 'lr=0.003', **figures},
+  ]
+  assert report.yardstick_table(rows).splitlines()[2:] == [
+    '| `jumprelu`, `l0` | 17.6 | 0.1730 | 0.1400 | 12.3% | True |',
+    '| lr=0.003 | 17.6 | 0.1730 | 0.1400 | 12.3% | True |',
+  ]
+
+
 def test_ablation_table_pairs_seeds():
   rows = [
     {
@@ -304,3 +333,10 @@ def test_only_tables_are_replaced(finished, tmp_path):
   assert made.endswith('|\n<!-- end -->\nAfter.\n')
   assert 'OLD' not in made
   assert report.render(made, tmp_path) == made
+
+
+def test_the_page_is_made_of_the_tables():
+  """docs/results.md is what the committed CSVs give."""
+  page = (report.DOCS / 'results.md').read_text()
+  assert '<!-- table embedded_tuning -->' in page
+  assert report.render(page, report.DOCS / 'results') == page

@@ -54,7 +54,7 @@ def test_row_names_both_sites(finished, run):
   assert ',mlp_in->mlp_out,1,' in table
   names = {path.name for path in (workdir / 'activations').iterdir()}
   assert {'mlp_in_1', 'mlp_out_1'} < names
-  (folder,) = workdir.glob('jumprelu_*')
+  folder = workdir / 'sae'
   again = runs.evaluate_folder(folder, run, inputs.prepare(run))
   assert again == row
 

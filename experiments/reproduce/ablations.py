@@ -32,7 +32,7 @@ def variants(
   """
   kind, l0 = preset.kinds[0], preset.tuned_l0
   recipe, denser = (
-    kind.config(run, {**tuning.at_l0(run, kind, one), **tuned})
+    kind.config(run, {**tuning.at_l0(kind, one), **tuned})
     for one in (l0, _DENSER * l0)
   )
   return {

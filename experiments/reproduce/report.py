@@ -69,7 +69,9 @@ def matched_table(rows: Sequence[Row], sites: Iterable[str] = ()) -> str:
       continue
     cells = [_difference(by_metric[name]) for name in ('fvu', 'delta_lm_loss')]
     seeds = by_metric['fvu']['num_seeds']
-    lines.append((f'{site} {layer}', _code(kind), f'{l0:g}', *cells, seeds))
+    lines.append(
+      (f'{site} {layer}', _code(kind), f'{l0:g}', *cells, int(seeds))
+    )
   header = (
       'site, layer', 'architecture, objective', 'L0', 'FVU: difference',
       'delta LM loss: difference', 'seeds',
@@ -81,14 +83,14 @@ def side_table(rows: Sequence[Row]) -> str:
   """What else differs at one L0, the reference first."""
   rows = [row for row in rows if row['l0'] == _SIDE_L0]
   lines = []
-  for place, here in finished.groups(rows, finished.PLACE).items():
-    layer, site = place
-    reference = here[0]['reference'].split('/')
-    first = finished.groups(here, finished.KIND)
-    for name, column in ((tuple(reference), 'reference_value'), *(
-      (kind, 'value') for kind in first
-    )):  # fmt: skip
-      of_one = first.get(name, next(iter(first.values())))
+  for (layer, site), here in finished.groups(rows, finished.PLACE).items():
+    kinds = finished.groups(here, finished.KIND)
+    reference = tuple(here[0]['reference'].split('/'))
+    any_kind = next(iter(kinds.values()))  # all are held against the same
+    for name, of_one, column in (
+      (reference, any_kind, 'reference_value'),
+      *((kind, of_one, 'value') for kind, of_one in kinds.items()),
+    ):
       values = {row['metric']: row[column] for row in of_one}
       cells = [_metric(metric, values.get(metric)) for metric in _SIDE]
       lines.append((f'{site} {layer}', _code(name), *cells))
@@ -96,6 +98,20 @@ def side_table(rows: Sequence[Row]) -> str:
       'site, layer', 'architecture, objective', 'KL', 'dead', '>1%', '>10%',
       'γ', 'r_L0',
   )  # fmt: skip
+  return markdown(header, lines)
+
+
+def yardstick_table(rows: Sequence[Row]) -> str:
+  """What each SAE came to, in a setting that others' figures are known in."""
+  lines = [
+    (
+      row.get('variant') or _code((row['architecture'], row['objective'])),
+      f'{row["l0"]:.1f}', f'{row["fvu"]:.4f}', f'{row["delta_lm_loss"]:.4f}',
+      f'{row["dead_fraction"]:.1%}', row['l0_settled'],
+    )
+    for row in rows
+  ]  # fmt: skip
+  header = ('SAE', 'L0', 'FVU', 'delta LM loss', 'dead', 'L0 settled')
   return markdown(header, lines)
 
 
@@ -140,8 +156,14 @@ TABLES: dict[str, tuple[str, Callable[[Sequence[Row]], str]]] = {
     lambda rows: matched_table(rows, ('attn_z', 'mlp_out')),
   ),
   'embedded_side': ('embedded/comparison.csv', side_table),
+  'embedded_constant': (
+    'embedded/constant_lambda/comparison.csv',
+    lambda rows: matched_table(rows, ('resid_post',)),
+  ),
   'embedded_ablations': ('embedded/ablations.csv', ablation_table),
   'smollm2_tuning': ('smollm2/tuning.csv', tuning_table),
+  'smollm2_yardstick': ('smollm2/yardstick.csv', yardstick_table),
+  'smollm2_saelens': ('smollm2/yardstick_saelens.csv', yardstick_table),
   'smollm2_matched': ('smollm2/comparison.csv', matched_table),
   'smollm2_side': ('smollm2/comparison.csv', side_table),
 }
@@ -209,7 +231,8 @@ def main():
   path = DOCS / 'results.md'
   path.write_text(render(path.read_text(), DOCS / 'results'))
   for preset in ('embedded', 'smollm2'):
-    draw(DOCS / 'results', preset)
+    if (DOCS / 'results' / preset / 'grid.csv').is_file():
+      draw(DOCS / 'results', preset)
   progress.say(f'{path}, {DOCS / "images"}')
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 import re
 
@@ -26,9 +27,9 @@ def run(preset, workdir, out):
   Args:
     preset: a `presets.Preset`.
     workdir: keeps stores and run folders.
-    out: gets tuning.csv, ablations.csv and, of SAEs whose L0 is set by k or the
-      controller, grid.csv, comparison.csv and figures/; the same of SAEs with a
-      constant lambda, or k, in constant_lambda/.
+    out: gets tuning.csv, yardstick.csv, ablations.csv and, of SAEs whose L0 is
+      set by k or the controller, grid.csv, comparison.csv and figures/; the
+      same of SAEs with a constant lambda, or k, in constant_lambda/.
   """
   workdir, out = pathlib.Path(workdir), pathlib.Path(out)
   for folder in (workdir, out):
@@ -36,6 +37,8 @@ def run(preset, workdir, out):
   stores = harvest(preset, workdir)
   best, tried = tune(preset, stores[min(preset.places)], workdir)
   results.write(tried, out / 'tuning.csv', _TUNING_COLUMNS)
+  if preset.yardstick:
+    results.write(measure(preset, best, workdir), out / 'yardstick.csv')
   constant, controlled = train_grid(preset, best, stores, workdir)
   rows = finished.read(constant)
   has_k = [row for row in rows if row['k'] is not None]
@@ -78,21 +81,34 @@ def run_at(preset, place, seed, store):
   )
 
 
-def train(run, folder):
-  """Returns a function that trains and evaluates named SAEs in a folder."""
-  runs.claim(folder, run)
-  prepared = inputs_lib.prepare(run)
-  return lambda named: runs.run_all(prepared, named, folder)
+def train(inputs, folder, named):
+  """Trains and evaluates SAEs by name, in a folder of their own."""
+  runs.claim(folder, inputs.run)
+  return runs.run_all(inputs, named, folder)
 
 
 def tune(preset, store, workdir):
   """Returns each kind's best values, and a table of all that was tried."""
-  folder = workdir / 'tuning'
   run = run_at(preset, preset.tuned_at, min(preset.places), store)
-  best, table = tuning.tune(preset, run, train(run, folder))
+  inputs = inputs_lib.prepare(run)
+  in_folder = functools.partial(train, inputs, workdir / 'tuning')
+  best, table = tuning.tune(preset, run, in_folder)
   for name, values in best.items():
     progress.say(f'{name}: {tuning.describe(values)}')
   return best, table
+
+
+def measure(preset, best, workdir):
+  """Trains the reference in the yardstick's setting; returns its row."""
+  run = run_at(preset, preset.tuned_at, min(preset.places), '')
+  run = run.with_values(preset.yardstick)
+  store = str(workdir / 'yardstick_activations')
+  runs.harvest(inputs_lib.prepare(run), store)
+  run = run.with_values({'activations.store': store})
+  kind, l0 = preset.kinds[0], preset.yardstick_l0
+  config = kind.config(run, {**best[kind.name], **tuning.at_l0(kind, l0)})
+  named = {architectures.name(config): config}
+  return train(inputs_lib.prepare(run), workdir / 'yardstick', named)
 
 
 def train_grid(preset, best, stores, workdir):
@@ -107,22 +123,24 @@ def train_grid(preset, best, stores, workdir):
     for place in places:
       run = run_at(preset, place, seed, stores[seed])
       fixed = [
-        kind.config(run, {**best[kind.name], **kind.at(run, sparsity)})
+        kind.config(run, {**best[kind.name], **kind.at(sparsity)})
         for kind in preset.kinds
         for sparsity in kind.sparsities
       ]
       led = [
-        kind.config(run, {**best[kind.name], **tuning.at_l0(run, kind, l0)})
+        kind.config(run, {**best[kind.name], **tuning.at_l0(kind, l0)})
         for kind in preset.kinds
         for l0 in preset.l0s
-        if kind.is_compared and not kind.has_k(run)
+        if kind.is_compared and not kind.has_k
       ]
       name = f'{place.name}_{place.layer}_seed_{seed}'
+      inputs = inputs_lib.prepare(run)  # and their baseline, once for both
       for configs, folder, folders in (
         (fixed, workdir / name, constant),
         (led, workdir / f'{name}_controlled', controlled),
       ):
-        train(run, folder)({architectures.name(one): one for one in configs})
+        named = {architectures.name(one): one for one in configs}
+        train(inputs, folder, named)
         folders.append(folder)
   return constant, controlled
 
@@ -134,7 +152,8 @@ def ablate(preset, best, stores, workdir):
     run = run_at(preset, preset.tuned_at, seed, stores[seed])
     named = ablations.variants(preset, run, best[preset.kinds[0].name])
     folders = {re.sub(r'\W+', '_', name): one for name, one in named.items()}
-    rows = train(run, workdir / f'ablations_seed_{seed}')(folders)
+    folder = workdir / f'ablations_seed_{seed}'
+    rows = train(inputs_lib.prepare(run), folder, folders)
     table += [
       {'variant': variant, **row}
       for variant, row in zip(named, rows, strict=True)
@@ -147,8 +166,5 @@ def report(preset, rows, out):
   out.mkdir(exist_ok=True)
   results.write(rows, out / 'grid.csv')
   reference = preset.kinds[0].architecture, preset.kinds[0].objective
-  table, notes = comparison.compare(rows, reference)
-  results.write(table, out / 'comparison.csv', comparison.COLUMNS)
-  for note in notes:
-    progress.say(f'comparison: {note}')
+  comparison.save(rows, reference, out / 'comparison.csv')
   catalogue.save(catalogue.of_runs(rows), out / 'figures')

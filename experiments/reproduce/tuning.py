@@ -41,14 +41,12 @@ def rounds(
   return tuple(map(at_rate, preset.rates)), preset.betas, kind.own
 
 
-def at_l0(
-  run: config_lib.RunConfig, kind: presets.Kind, l0: int
-) -> presets.Values:
+def at_l0(kind: presets.Kind, l0: float) -> presets.Values:
   """Returns what leads a kind of SAE to an L0: k, or the controller."""
-  if kind.has_k(run):
-    return {architectures.K: l0}
+  if kind.has_k:
+    return {architectures.K: int(l0)}
   return {
-    presets.COEFF: _COEFF / l0,
+    architectures.LAMBDA: _COEFF / l0,
     'objective.components': ('l0_controller',),
     'objective.target_l0': float(l0),
   }
@@ -81,7 +79,7 @@ def tune(
     rows = train(
       {
         f'{number}_{index}_{kind.architecture}': kind.config(
-          run, {**at_l0(run, kind, preset.tuned_l0), **values}
+          run, {**at_l0(kind, preset.tuned_l0), **values}
         )
         for index, (kind, values) in enumerate(tried)
       }

@@ -18,15 +18,16 @@ import pathlib
 import time
 
 from absl import flags
-import numpy as np
 
 from experiments import launch
 from experiments.small_budget import studies
+from jumprelu_jax import comparison
 from jumprelu_jax import evaluation
 from jumprelu_jax import export
 from jumprelu_jax import inputs as inputs_lib
 from jumprelu_jax import loop
 from jumprelu_jax import progress
+from jumprelu_jax import results
 from jumprelu_jax import runs
 from jumprelu_jax import writer
 
@@ -76,10 +77,8 @@ def fvu_at(l0, rows):
   for row in sorted(rows, key=lambda row: row['l0']):
     if not front or row['fvu'] < front[-1]['fvu']:
       front.append(row)
-  l0s = [row['l0'] for row in front]
-  if not l0s[0] <= l0 <= l0s[-1]:
-    return None
-  return float(np.interp(np.log(l0), np.log(l0s), [r['fvu'] for r in front]))
+  l0s, fvus = zip(*((row['l0'], row['fvu']) for row in front), strict=True)
+  return comparison.Front(l0s, fvus).at(l0)
 
 
 def compare(ours, theirs):
@@ -92,14 +91,6 @@ def compare(ours, theirs):
     shown = ['' if cell is None else f'{cell:.4f}' for cell in cells]
     figures = f'{row["l0"]:.2f},{row["fvu"]:.4f},{row["dead_fraction"]:.4f}'
     print(f'{row["variant"]},{figures},{",".join(shown)}')
-
-
-def read_table(path):
-  """Returns a study's CSV with its numbers as numbers."""
-  with open(path) as file:
-    rows = list(csv.DictReader(file))
-  numbers = ('sparsity_coeff', 'l0', 'fvu', 'delta_lm_loss', 'dead_fraction')
-  return [row | {name: float(row[name]) for name in numbers} for row in rows]
 
 
 def main():
@@ -119,7 +110,7 @@ def main():
       table.writerows(rows)
     progress.say(str(rows[-1]))
   if _AGAINST.value:
-    compare(rows, read_table(_AGAINST.value))
+    compare(rows, results.read(_AGAINST.value, needed=()))
 
 
 if __name__ == '__main__':

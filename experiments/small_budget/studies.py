@@ -35,6 +35,18 @@ SAELENS = {
   'optimizer.beta2': 0.999,
 }
 
+#: Nothing here was searched; the bandwidth and first threshold are usual ones.
+YARDSTICK = {
+  'sae.initial_threshold': 0.01,
+  'objective.bandwidth': 0.002,
+  COEFF: 1e-3,
+  'optimizer.beta1': 0.0,
+  'optimizer.beta2': 0.999,
+  'optimizer.warmup_steps': 40,
+  'optimizer.decay_fraction': 0.2,
+}
+YARDSTICK_RATES = (1e-3, 3e-3)
+
 _RAW = {'sae.architecture': 'jumprelu_raw_threshold'}
 #: One factor at a time away from the recipe: name → overrides.
 ABLATION = {
@@ -146,6 +158,13 @@ def saelens(run: config_lib.RunConfig) -> Iterator[Case]:
     yield Case(case.variant, run, trainers.train_saelens)
 
 
+def yardstick(run: config_lib.RunConfig) -> Iterator[Case]:
+  """SAELens as it is known from SmolLM2-135M at two learning rates."""
+  for rate in YARDSTICK_RATES:
+    values = YARDSTICK | {'optimizer.learning_rate': rate}
+    yield Case(f'lr={rate:g}', run.with_values(values), trainers.train_saelens)
+
+
 def architectures(run: config_lib.RunConfig) -> Iterator[Case]:
   """Every architecture and objective at one L0."""
   yield from _matched(run, ARCHITECTURES)
@@ -188,8 +207,8 @@ def batch_topk(run: config_lib.RunConfig) -> Iterator[Case]:
 STUDIES = {
   study.__name__: study
   for study in (
-    ablation, grid, saelens, architectures, transcoders, components, controller,
-    batch_topk,
+    ablation, grid, saelens, yardstick, architectures, transcoders, components,
+    controller, batch_topk,
   )
 }  # fmt: skip
 

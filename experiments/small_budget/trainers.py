@@ -22,7 +22,8 @@ def train_saelens(run, inputs, store, folder):
 
   Its own defaults where the study does not set a value: raw thresholds, a free
   decoder norm that starts at 0.1, b_dec subtracted from the input, gradients
-  clipped at global norm 1.
+  clipped at global norm 1. A decay over the whole run is a cosine, as ours; one
+  at its end is linear.
   """
   del inputs
   import sae_lens
@@ -31,7 +32,8 @@ def train_saelens(run, inputs, store, folder):
 
   d_model, num_latents = store.d_model, run.sae.num_latents
   batches = batches_lib.Batches(store, run.train.batch_size, run.seed)
-  steps = run.train.steps
+  steps, share = run.train.steps, run.optimizer.decay_fraction
+  is_cosine = share == 1
   torch.manual_seed(run.seed)
   sae = sae_lens.JumpReLUTrainingSAE(
     sae_lens.JumpReLUTrainingSAEConfig(
@@ -50,7 +52,8 @@ def train_saelens(run, inputs, store, folder):
       lr=run.optimizer.learning_rate,
       lr_end=run.optimizer.learning_rate / 100,
       lr_warm_up_steps=run.optimizer.warmup_steps,
-      lr_scheduler_name='cosineannealing',
+      lr_scheduler_name='cosineannealing' if is_cosine else 'constant',
+      lr_decay_steps=0 if is_cosine else round(share * steps),
       adam_beta1=run.optimizer.beta1,
       adam_beta2=run.optimizer.beta2,
       device='cpu',
