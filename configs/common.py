@@ -48,14 +48,14 @@ def shorten(c: config_dict.ConfigDict) -> None:
   c.sae.num_latents = 256
   c.objective.sparsity_warmup_steps = 2
   c.optimizer.warmup_steps = 2
-  c.train = {
-    'steps': 10,
-    'batch_size': 64,
-    'steps_per_log': 5,
-    'steps_per_checkpoint': 5,
-  }
+  c.train.update(
+    steps=10,
+    batch_size=64,
+    steps_per_log=5,
+    steps_per_checkpoint=5,
+  )
   c.evaluation.sequences = 8
-  c.mesh = {'data': 1, 'latent': 1}
+  c.mesh.update(data=1, latent=1)
   c.sae.k = 16
   if c.objective.prefixes:
     c.objective.prefixes = (64, 128, 256)

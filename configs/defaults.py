@@ -89,6 +89,7 @@ GEMMA_SCOPE = {
     'batch_size': 4096,
     'steps_per_log': 500,
     'steps_per_checkpoint': 10_000,
+    'stream_seed': -1,
   },
   'evaluation': {
     'sequences': 2048,
@@ -96,6 +97,14 @@ GEMMA_SCOPE = {
     'splice_special': False,
     'importance_sequences': 0,
   },
-  'mesh': {'data': 1, 'latent': 1},
-  'sweep': {'saes': ('jumprelu/l0/1e-4/2e-4/4e-4/6e-4/1e-3/2e-3',)},
+  'mesh': {
+    'data': 1,
+    'latent': 1,
+    'sweep': 1,
+    'divides_optimizer': False,
+  },
+  'sweep': {
+    'saes': ('jumprelu/l0/1e-4/2e-4/4e-4/6e-4/1e-3/2e-3',),
+    'over': (),
+  },
 }

@@ -34,7 +34,7 @@ def get_config(arg=''):
     for layer in (9, 20, 31)
     for site in ('resid_post', 'mlp_out', 'attn_z')
   )
-  c.mesh = {'data': 2, 'latent': 4}
+  c.mesh.update(data=2, latent=4)
   if is_quick:
     common.shorten(c)
   return c

@@ -34,12 +34,12 @@ def get_config(arg=''):
   c.optimizer.beta2 = 0.98
   c.optimizer.warmup_steps = 50
   c.optimizer.decay_fraction = 1.0
-  c.train = {
-    'steps': 2_000,
-    'batch_size': 1024,
-    'steps_per_log': 20,
-    'steps_per_checkpoint': 500,
-  }
+  c.train.update(
+    steps=2_000,
+    batch_size=1024,
+    steps_per_log=20,
+    steps_per_checkpoint=500,
+  )
   c.evaluation.sequences = 512
   c.evaluation.sequences_per_batch = 32
   c.sweep.saes = ('jumprelu/l0/1.5e-4/3e-4/7e-4/1.5e-3/3e-3/5e-3',)
@@ -49,12 +49,12 @@ def get_config(arg=''):
     c.sae.num_latents = 256
     c.objective.sparsity_warmup_steps = 20
     c.optimizer.warmup_steps = 5
-    c.train = {
-      'steps': 60,
-      'batch_size': 256,
-      'steps_per_log': 10,
-      'steps_per_checkpoint': 20,
-    }
+    c.train.update(
+      steps=60,
+      batch_size=256,
+      steps_per_log=10,
+      steps_per_checkpoint=20,
+    )
     c.evaluation.sequences = 64
     c.sweep.saes = ('jumprelu/l0/1e-3/1e-2',)
   return c

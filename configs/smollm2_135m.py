@@ -36,12 +36,12 @@ def get_config(arg=''):
   c.optimizer.beta2 = 0.98
   c.optimizer.warmup_steps = 200
   c.optimizer.decay_fraction = 1.0
-  c.train = {
-    'steps': 2_000,
-    'batch_size': 1024,
-    'steps_per_log': 20,
-    'steps_per_checkpoint': 500,
-  }
+  c.train.update(
+    steps=2_000,
+    batch_size=1024,
+    steps_per_log=20,
+    steps_per_checkpoint=500,
+  )
   c.evaluation.sequences = 64
   c.evaluation.sequences_per_batch = 4
   c.sweep.saes = ('jumprelu/l0/1.5e-4/3e-4/6e-4/1.2e-3/2.5e-3',)

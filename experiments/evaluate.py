@@ -47,6 +47,7 @@ def load(folder):
     # Evaluation runs on one device, wherever the SAE was trained.
     'mesh.data': 1,
     'mesh.latent': 1,
+    'mesh.sweep': 1,
   }
   return run.with_values({k: v for k, v in changes.items() if v is not None})
 

@@ -1,7 +1,8 @@
 """Checkpoints of a pytree of arrays, saved and restored by Orbax.
 
-A save is written beside and renamed when complete, so a process killed at any
-moment leaves the last complete checkpoint in place. The restored arrays take
+A save is copied off the devices, then written by threads while training goes
+on, beside its place, and renamed when complete: a process killed at any moment
+leaves the last complete checkpoint there. The restored arrays take
 their shapes, dtypes and shardings from a template, so a run may continue on
 another mesh than the one it was saved from.
 """
@@ -25,32 +26,38 @@ class Checkpointer:
     self._manager = ocp.CheckpointManager(
       epath.Path(os.path.abspath(directory)),
       options=ocp.CheckpointManagerOptions(
-        max_to_keep=keep, enable_async_checkpointing=False
+        max_to_keep=keep, enable_async_checkpointing=True
       ),
     )
 
   def save(self, step: int, state: PyTree) -> None:
-    """Saves a pytree of jax arrays under a step; returns when it is on disk."""
+    """Saves a pytree of jax arrays under a step.
+
+    Returns when the arrays may be changed, or donated; waits for a save that is
+    still being written. Errors of writing are raised by the next call.
+    """
     self._manager.save(step, args=ocp.args.StandardSave(_as_dict(state)))
 
-  def restore_latest(self, template: PyTree) -> tuple[int, PyTree] | None:
-    """Returns (step, state) of the newest checkpoint, or None without one.
+  def steps(self) -> list[int]:
+    """Returns the steps whose checkpoints are there, in order."""
+    return sorted(self._manager.all_steps())
+
+  def restore(self, step: int, template: PyTree) -> PyTree:
+    """Returns the state saved under a step.
 
     Args:
+      step: one of `steps`.
       template: a pytree of jax arrays like the saved one; each restored array
         gets its dtype and sharding.
     """
-    step = self._manager.latest_step()
-    if step is None:
-      return None
     target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _as_dict(template))
     leaves = self._manager.restore(step, args=ocp.args.StandardRestore(target))
     structure = jax.tree.structure(template)
     ordered = [leaves[name] for name in _as_dict(template)]
-    return step, jax.tree.unflatten(structure, ordered)
+    return jax.tree.unflatten(structure, ordered)
 
   def close(self) -> None:
-    """Releases Orbax's threads."""
+    """Returns when all that was saved is on disk; releases Orbax's threads."""
     self._manager.close()
 
 

@@ -228,12 +228,15 @@ class TrainConfig:
     batch_size: rows of activations in a step.
     steps_per_log: steps that one logged record averages over.
     steps_per_checkpoint: a multiple of steps_per_log.
+    stream_seed: of the order of rows; -1 takes the run's. SAEs of several seeds
+      can be trained together only if it is one for all.
   """
 
   steps: int
   batch_size: int
   steps_per_log: int
   steps_per_checkpoint: int
+  stream_seed: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,10 +265,16 @@ class MeshConfig:
   Attributes:
     data: devices along the batch.
     latent: devices along the latents.
+    sweep: groups of data * latent devices, each with its share of the SAEs that
+      a sweep trains together.
+    divides_optimizer: whether Adam's moments lie over `data` as well as over
+      `latent`: less memory, and a gather of the updated rows at each step.
   """
 
   data: int
   latent: int
+  sweep: int
+  divides_optimizer: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -277,9 +286,13 @@ class SweepConfig:
       'jumprelu/l0/1e-3/2e-3' or 'topk/aux_k/16/32'; one SAE for each sparsity,
       which is `sae.k` in the TopK family and `objective.sparsity_coeff`
       elsewhere.
+    over: what else each of them is trained with, 'key=value/value/…', such as
+      'seed=0/1/2' or 'optimizer.learning_rate=1e-3/3e-3'; all combinations of
+      several. With seeds, the order of rows stays the config's.
   """
 
   saes: tuple[str, ...]
+  over: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -312,6 +325,11 @@ class RunConfig:
     run = _build(cls, config, prefix='config')
     config_checks.check(run)
     return run
+
+  @property
+  def stream_seed(self) -> int:
+    """The seed of the order of rows."""
+    return self.seed if self.train.stream_seed < 0 else self.train.stream_seed
 
   def to_dict(self) -> dict[str, Any]:
     """Returns nested plain dicts, as they are stored as JSON."""

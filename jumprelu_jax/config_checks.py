@@ -66,11 +66,13 @@ _RANGES = {
   'train.batch_size': (1, None, True),
   'train.steps_per_log': (1, None, True),
   'train.steps_per_checkpoint': (1, None, True),
+  'train.stream_seed': (-1, None, True),
   'evaluation.sequences': (0, None, True),
   'evaluation.sequences_per_batch': (1, None, True),
   'evaluation.importance_sequences': (0, None, True),
   'mesh.data': (1, None, True),
   'mesh.latent': (1, None, True),
+  'mesh.sweep': (1, None, True),
   'seed': (0, None, True),
 }
 

@@ -244,7 +244,7 @@ def prepare(run: config_lib.RunConfig) -> Inputs:
     errors.InputError: something does not fit; nothing has been written.
   """
   train.check(run)
-  mesh = sharding.make_mesh(run.mesh.data, run.mesh.latent)
+  mesh = sharding.make_mesh(run.mesh.data, run.mesh.latent, run.mesh.sweep)
   where = sites.Site(run.lm.site, run.lm.layer)
   target = _target(run, where)
   needed = tuple(dict.fromkeys((where, target)))

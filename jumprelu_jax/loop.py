@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import contextlib
+import dataclasses
 import os
 import pathlib
 import time
@@ -22,10 +23,14 @@ from jumprelu_jax import config as config_lib
 from jumprelu_jax import hosts
 from jumprelu_jax import progress
 from jumprelu_jax import sharding
+from jumprelu_jax import together
 from jumprelu_jax import train
 from jumprelu_jax import writer
 from jumprelu_jax.activations import batches as batches_lib
 from jumprelu_jax.sae import biases
+
+# Of the states and activations of SAEs that one program trains, a device.
+GROUP_BYTES = 2**33
 
 
 def fit(
@@ -69,51 +74,46 @@ def fit_together(
     label = f'train {len(runs)} SAEs'
   scale = jax.device_put(scale_of(shards), sharding.replicated(mesh))
   steps, batch_size = runs[0].train.steps, runs[0].train.batch_size
+  indices = together.groups(runs, shards.widths, mesh, GROUP_BYTES)
   with contextlib.ExitStack() as stack:
-    members = [
-      stack.enter_context(_Member(run, shards, mesh, folder))
-      for run, folder in zip(runs, folders, strict=True)
-    ]
-    start = min(member.start for member in members)
+    groups = []
+    for some in indices:
+      members = [
+        stack.enter_context(_Member(runs[i], folders[i])) for i in some
+      ]
+      groups.append(_Group(members, shards, mesh))
+    start = min(group.start for group in groups)
     began = time.perf_counter()
     bar = stack.enter_context(progress.track(label, steps, 'steps', start))
     batches = stack.enter_context(_prefetched(runs[0], shards, mesh, start))
     stack.enter_context(jax.transfer_guard('disallow'))
     for step, rows_BD in batches:
       rows_BD = sharding.place_batch(mesh, rows_BD, batch_size)
-      for member in members:
-        member.take_step(step, rows_BD, scale)
-      if members[0].has_logged:
-        bar.advance(step + 1 - start, **_figures(members))
+      for group in groups:
+        group.take_step(step, rows_BD, scale)
+      if groups[0].has_logged:
+        bar.advance(step + 1 - start, **_figures(groups))
         start = step + 1
     _report_waiting(label, batches.wait_s, time.perf_counter() - began)
-    return [member.state for member in members]
+    states = {}
+    for some, group in zip(indices, groups, strict=True):
+      states |= dict(zip(some, group.states(), strict=True))
+    return [states[i] for i in range(len(runs))]
 
 
 def stream_of(run: config_lib.RunConfig) -> tuple[object, ...]:
   """Returns what decides which rows a run sees, and when it logs them."""
-  return run.seed, run.train
+  return run.stream_seed, dataclasses.replace(run.train, stream_seed=-1)
 
 
 class _Member:
-  """An SAE in training: its state, curve and checkpoints."""
+  """An SAE's folder in training: its curve and its checkpoints."""
 
-  def __init__(self, run, shards, mesh, folder):
-    init, self._step_fn = train.compile_for(run, shards.widths, mesh)
-    state = init(jax.random.key(run.seed))
-    self._checkpointer = checkpoint.Checkpointer(
+  def __init__(self, run, folder):
+    self.run, self._folder, self._curve = run, folder, None
+    self.checkpointer = checkpoint.Checkpointer(
       pathlib.Path(folder) / 'checkpoints'
     )
-    restored = self._checkpointer.restore_latest(state)
-    self.start, self.state = restored or (0, _with_biases(state, run, shards))
-    # One of several processes writes for all.
-    self._curve = None
-    if hosts.is_first():
-      self._curve = writer.CurveWriter(folder, first_step=self.start)
-    self._coefficients = jax.device_put(
-      train.coefficients_of(run), sharding.replicated(mesh)
-    )
-    self._run, self._pending, self.means = run.train, [], {}
 
   def __enter__(self):
     return self
@@ -121,38 +121,83 @@ class _Member:
   def __exit__(self, *_):
     if self._curve:
       self._curve.close()
-    self._checkpointer.close()
+    self.checkpointer.close()
+
+  def open_curve(self, start):
+    """Opens the curve from a step on; one of several processes writes it."""
+    if hosts.is_first():
+      self._curve = writer.CurveWriter(self._folder, first_step=start)
+
+  def write(self, step, means):
+    """Writes a record."""
+    if self._curve:
+      self._curve.write(step, means)
+
+
+class _Group:
+  """SAEs that one program trains, from the last step that all have saved."""
+
+  def __init__(self, members, shards, mesh):
+    runs = [member.run for member in members]
+    self._program = together.compile_for(runs, shards.widths, mesh)
+    self._numbers = jax.device_put(
+      together.numbers_of(runs), sharding.replicated(mesh)
+    )
+    self._members, self._run = members, runs[0].train
+    saved = [set(member.checkpointer.steps()) for member in members]
+    self.start = max(set.intersection(*saved), default=0)
+    self._state = self._program.join(
+      [self._first(member, shards) for member in members]
+    )
+    for member in members:
+      member.open_curve(self.start)
+    self._pending, self.means = [], []
+
+  def _first(self, member, shards):
+    """Returns the state from which a member goes on, or begins."""
+    state = self._program.init(jax.random.key(member.run.seed))
+    if self.start:
+      return member.checkpointer.restore(self.start, state)
+    return _with_biases(state, member.run, shards)
 
   @property
   def has_logged(self) -> bool:
-    """True just after a record was written."""
+    """True just after records were written."""
     return bool(self.means) and not self._pending
 
+  def states(self):
+    """Returns the members' states."""
+    return [
+      self._program.member(self._state, i) for i in range(len(self._members))
+    ]
+
   def take_step(self, step, rows_BD, scale):
-    """Takes one step, unless the last checkpoint has it; logs and saves."""
+    """Takes one step, unless the checkpoints have it; logs and saves."""
     if step < self.start:
       return
-    self.state, metrics = self._step_fn(
-      self.state, rows_BD, scale, self._coefficients
+    self._state, metrics = self._program.step(
+      self._state, rows_BD, scale, self._numbers
     )
     self._pending.append(metrics)
     done, run = step + 1, self._run
     is_last = done == run.steps
     if done % run.steps_per_log == 0 or is_last:
       self.means = _means(self._pending, done)
-      if self._curve:
-        self._curve.write(done, self.means)
       self._pending.clear()
+      for member, means in zip(self._members, self.means, strict=True):
+        member.write(done, means)
     if done % run.steps_per_checkpoint == 0 or is_last:
-      self._checkpointer.save(done, self.state)
+      for member, state in zip(self._members, self.states(), strict=True):
+        member.checkpointer.save(done, state)
 
 
-def _figures(members):
+def _figures(groups):
   """Returns what the progress shows: of one SAE, or the range of several."""
-  l0s = [member.means['l0'] for member in members if member.means]
-  if len(members) > 1:
+  means = [of_one for group in groups for of_one in group.means]
+  l0s = [of_one['l0'] for of_one in means]
+  if len(means) > 1:
     return {'l0_from': min(l0s), 'l0_to': max(l0s)}
-  return {'loss': members[0].means['loss'], 'l0': l0s[0]}
+  return {'loss': means[0]['loss'], 'l0': l0s[0]}
 
 
 def scale_of(shards):
@@ -174,7 +219,7 @@ def _with_biases(state, run, shards):
   size = run.train.batch_size
   count = -(-_BIAS_ROWS // size)
   with contextlib.closing(
-    batches_lib.Batches(shards, size, run.seed, num_steps=count)
+    batches_lib.Batches(shards, size, run.stream_seed, num_steps=count)
   ) as batches:
     rows_ND = np.concatenate([batches[step] for step in range(count)])
   rows_ND = rows_ND.astype('float32') / scale_of(shards)
@@ -193,7 +238,7 @@ def _prefetched(run, shards, mesh, start):
       batches_lib.Batches(
         shards,
         run.train.batch_size,
-        run.seed,
+        run.stream_seed,
         num_steps=steps,
         share=sharding.local_rows(mesh, run.train.batch_size),
       )
@@ -236,16 +281,17 @@ def l0_is_settled(
 
 
 def _means(pending, step):
-  """Returns the records' means as floats; one fetch from the device."""
+  """Returns each SAE's means over records; one fetch from the device."""
   fetched = jax.device_get(pending)
   means = {
-    name: float(np.mean([metrics[name] for metrics in fetched]))
+    name: np.mean([np.atleast_1d(m[name]) for m in fetched], axis=0).tolist()
     for name in fetched[0]
   }
-  if not np.isfinite(means['loss']):
-    raise FloatingPointError(
-      f'The loss became {means["loss"]} in the {len(pending)} steps before '
-      f'step {step}; the last checkpoint is from before. Lower '
-      'config.optimizer.learning_rate or look at the data.'
-    )
-  return means
+  for loss in means['loss']:
+    if not np.isfinite(loss):
+      raise FloatingPointError(
+        f'The loss became {loss} in the {len(pending)} steps before step '
+        f'{step}; the last checkpoint is from before. Lower '
+        'config.optimizer.learning_rate or look at the data.'
+      )
+  return [dict(zip(means, values)) for values in zip(*means.values())]

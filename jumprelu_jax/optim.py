@@ -8,6 +8,7 @@ of the learning rate. Decoder rows are renormalised after the update, in
 
 from __future__ import annotations
 
+import flax.struct
 import jax
 from jax import numpy as jnp
 import optax
@@ -94,13 +95,44 @@ def learning_rate_schedule(
   return schedule
 
 
+@flax.struct.dataclass
+class Rates:
+  """Learning rates between warm-up and decay; may be traced.
+
+  Attributes:
+    learning_rate: of all parameters but thresholds.
+    threshold_learning_rate: of thresholds, or their logarithms.
+  """
+
+  learning_rate: jax.Array | float
+  threshold_learning_rate: jax.Array | float
+
+
+def at_rates() -> optax.GradientTransformationExtraArgs:
+  """Multiplies updates by `rates`, an argument of each update."""
+
+  def update(updates, state, params=None, *, rates, **extra):
+    del params, extra
+
+    def scale(path, leaf):
+      if _is_threshold(path):
+        return rates.threshold_learning_rate * leaf
+      return rates.learning_rate * leaf
+
+    return jax.tree_util.tree_map_with_path(scale, updates), state
+
+  return optax.GradientTransformationExtraArgs(
+    lambda params: optax.EmptyState(), update
+  )
+
+
 def make(
   config: config_lib.OptimizerConfig, total_steps: int
-) -> optax.GradientTransformation:
-  """Returns the whole optimizer, the thresholds at their own learning rate.
+) -> optax.GradientTransformationExtraArgs:
+  """Returns the whole optimizer; `update` takes `rates`, too.
 
   Args:
-    config: rates and decays.
+    config: decays; its learning rates are not read (see `Rates`).
     total_steps: of the run.
   """
   schedule = learning_rate_schedule(
@@ -111,11 +143,6 @@ def make(
     decay=config.decay,
   )
 
-  def scale(path, update):
-    if _is_threshold(path):
-      return config.threshold_learning_rate * update
-    return config.learning_rate * update
-
   parts = [remove_gradient_along_decoder_rows()]
   if config.max_gradient_norm:
     parts.append(optax.clip_by_global_norm(config.max_gradient_norm))
@@ -124,9 +151,7 @@ def make(
   return optax.chain(
     *parts,
     adam(config.beta1, config.beta2, config.epsilon),
-    optax.stateless(
-      lambda updates, _: jax.tree_util.tree_map_with_path(scale, updates)
-    ),
+    at_rates(),
     optax.scale_by_learning_rate(schedule),
   )
 

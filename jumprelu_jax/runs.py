@@ -51,6 +51,8 @@ from jumprelu_jax.lm import sites
 _MAY_DIFFER = (
   'mesh.data',
   'mesh.latent',
+  'mesh.sweep',
+  'mesh.divides_optimizer',
   'activations.prefetch_batches',
   'sae.capacity',
 )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 from jax import numpy as jnp
+from jax.sharding import PartitionSpec as P
 
 
 def top_k(
@@ -20,22 +23,57 @@ def top_k(
   Returns:
     Activations [B, M]; the gradient reaches the selected.
   """
-  value_BK, index_BK = largest(pre_BM, k, is_approximate)
-  return jnp.put_along_axis(
-    jnp.zeros_like(pre_BM),
-    index_BK,
-    jax.nn.relu(value_BK),
-    axis=-1,
-    inplace=False,
-  )
+  if is_approximate:
+    value_BK, index_BK = largest(pre_BM, k, is_approximate)
+    return jnp.put_along_axis(
+      jnp.zeros_like(pre_BM),
+      index_BK,
+      jax.nn.relu(value_BK),
+      axis=-1,
+      inplace=False,
+    )
+  value_BK, index_BK = largest(jax.lax.stop_gradient(pre_BM), k, False)
+  # All that is larger than the last, and of its equals those before it. Not a
+  # scatter, which would gather the latents of a mesh.
+  last_B1, place_B1 = value_BK[:, -1:], index_BK[:, -1:]
+  is_before_BM = jnp.arange(pre_BM.shape[1])[None] <= place_B1
+  is_in_BM = (pre_BM > last_B1) | ((pre_BM == last_B1) & is_before_BM)
+  return jnp.where(is_in_BM, jax.nn.relu(pre_BM), 0)
 
 
 def largest(
   pre_BM: jax.Array, k: int, is_approximate: bool
 ) -> tuple[jax.Array, jax.Array]:
-  """Returns the k largest of each row and where they are; see `top_k`."""
-  select = jax.lax.approx_max_k if is_approximate else jax.lax.top_k
-  return select(pre_BM, k)
+  """Returns the k largest of each row and where they are; see `top_k`.
+
+  Over a mesh (`sharding.on`) first the k largest of each device's latents, then
+  those of all: no device needs more of the others than these. Equals are in the
+  order of the latents, everywhere.
+  """
+  if is_approximate:
+    return jax.lax.approx_max_k(pre_BM, k)
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.shape['latent'] == 1:
+    return jax.lax.top_k(pre_BM, k)
+  return jax.shard_map(
+    functools.partial(_largest_of_shards, k=k),
+    in_specs=P('data', 'latent'),
+    out_specs=P('data', None),
+    check_vma=False,  # equal along 'latent', by the gather
+  )(pre_BM)
+
+
+def _largest_of_shards(pre_BM, k):
+  """`largest` of a row whose latents are divided over 'latent'."""
+  M = pre_BM.shape[1]
+  value_BK, index_BK = jax.lax.top_k(pre_BM, min(k, M))
+  index_BK += jax.lax.axis_index('latent') * M
+  found = [
+    jax.lax.all_gather(one_BK, 'latent', axis=1, tiled=True)
+    for one_BK in (value_BK, index_BK)
+  ]
+  value_BK, place_BK = jax.lax.top_k(found[0], k)
+  return value_BK, jnp.take_along_axis(found[1], place_BK, axis=1)
 
 
 def kth_largest(values: jax.Array, k: int) -> jax.Array:

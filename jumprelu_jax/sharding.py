@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+import functools
 import re
 from typing import TypeVar
 
@@ -34,41 +36,54 @@ RULES = (
   (r'blocks/W_down_FD$', P(None, 'latent', None)),
   (r'(norm\w*|blocks/b_(o|down)|positions)_C?[DK]$', P()),
 )
+#: Before RULES, if the optimizer's state is to lie over 'data' as well (ZeRO,
+#: arXiv:1910.02054, stage 1): each device updates its share of a row, and the
+#: rows are gathered again.
+OPTIMIZER_RULES = (
+  (r'opt_state/.*W_enc$', P('data', 'latent')),
+  (r'opt_state/.*W_dec$', P('latent', 'data')),
+)
 #: Activations x_BD, and token ids: rows over 'data'.
 BATCH = P('data', None)
 
 
-def make_mesh(data: int, latent: int) -> jax.sharding.Mesh:
-  """Returns a ('data', 'latent') mesh over the first data * latent devices.
+#: SAEs of a sweep lie over 'sweep', each of them over the other two.
+AXES = ('sweep', 'data', 'latent')
+# Automatic axes: the compiler places the collectives.
+_AUTO = (jax.sharding.AxisType.Auto,) * len(AXES)
+
+
+def make_mesh(data: int, latent: int, sweep: int = 1) -> jax.sharding.Mesh:
+  """Returns a mesh of AXES over the first sweep * data * latent devices.
 
   Raises:
     errors.InputError: there are not as many devices.
   """
-  devices = jax.devices()
-  if data * latent > len(devices):
+  devices, size = jax.devices(), sweep * data * latent
+  if size > len(devices):
     raise errors.InputError(
-      f'config.mesh=({data}, {latent}) needs {data * latent} devices, but '
-      f'there are {len(devices)}; set config.mesh.data and '
-      'config.mesh.latent so that their product fits.'
+      f'config.mesh=({data}, {latent}), sweep={sweep}, needs {size} devices, '
+      f'but there are {len(devices)}; set config.mesh.data, config.mesh.latent '
+      'and config.mesh.sweep so that their product fits.'
     )
-  # Automatic axes: the compiler places the collectives.
-  auto = (jax.sharding.AxisType.Auto,) * 2
   return jax.make_mesh(
-    (data, latent),
-    ('data', 'latent'),
-    axis_types=auto,
-    devices=devices[: data * latent],
+    (sweep, data, latent), AXES, axis_types=_AUTO, devices=devices[:size]
   )
 
 
 def local_mesh() -> jax.sharding.Mesh:
-  """Returns a (1, n) mesh over the devices of this process alone."""
-  devices = np.array(jax.local_devices())[None]
-  auto = (jax.sharding.AxisType.Auto,) * 2
-  return jax.sharding.Mesh(devices, ('data', 'latent'), axis_types=auto)
+  """Returns a (1, 1, n) mesh over the devices of this process alone."""
+  return of_devices(np.array(jax.local_devices())[None, None])
 
 
-def of_tree(mesh: jax.sharding.Mesh, tree: PyTree) -> PyTree:
+def of_devices(devices: np.ndarray) -> jax.sharding.Mesh:
+  """Returns a mesh of AXES over devices that lie as they are."""
+  return jax.sharding.Mesh(devices, AXES, axis_types=_AUTO)
+
+
+def of_tree(
+  mesh: jax.sharding.Mesh, tree: PyTree, *, divides_optimizer: bool = False
+) -> PyTree:
   """Returns a NamedSharding for each leaf of a tree of arrays, by RULES.
 
   An axis that the mesh does not divide (three heads over two devices) is held
@@ -77,10 +92,11 @@ def of_tree(mesh: jax.sharding.Mesh, tree: PyTree) -> PyTree:
   Raises:
     ValueError: no rule matches a leaf.
   """
+  rules = (*OPTIMIZER_RULES, *RULES) if divides_optimizer else RULES
 
   def of_leaf(path, leaf):
     name = jax.tree_util.keystr(path, simple=True, separator='/')
-    for pattern, spec in RULES:
+    for pattern, spec in rules:
       if re.search(pattern, name):
         divided = [
           axis if axis and size % mesh.shape[axis] == 0 else None
@@ -90,6 +106,30 @@ def of_tree(mesh: jax.sharding.Mesh, tree: PyTree) -> PyTree:
     raise ValueError(f'No sharding rule for {name!r}; add one to RULES.')
 
   return jax.tree_util.tree_map_with_path(of_leaf, tree)
+
+
+def stacked(layouts: PyTree, count: int) -> PyTree:
+  """Returns the layouts of `count` such trees stacked: along 'sweep', too."""
+
+  def of_leaf(layout):
+    axis = 'sweep' if count % layout.mesh.shape['sweep'] == 0 else None
+    return NamedSharding(layout.mesh, P(axis, *layout.spec))
+
+  return jax.tree.map(of_leaf, layouts)
+
+
+def on(mesh: jax.sharding.Mesh, fn: Callable) -> Callable:
+  """Returns a function that knows the mesh while it is traced.
+
+  What it calls may then say how its work is divided (`jax.shard_map`).
+  """
+
+  @functools.wraps(fn)
+  def traced(*args):
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+      return fn(*args)
+
+  return traced
 
 
 def of_batch(mesh: jax.sharding.Mesh) -> NamedSharding:

@@ -48,6 +48,19 @@ class TrainState:
   components: dict[str, components_lib.State]
 
 
+@flax.struct.dataclass
+class Numbers:
+  """What of a config is traced: runs that differ in it share one program.
+
+  Attributes:
+    coefficients: the objective's.
+    rates: learning rates.
+  """
+
+  coefficients: objectives.Coefficients
+  rates: optim.Rates
+
+
 def check(run: config_lib.RunConfig) -> None:
   """Raises InputError unless the config's names are known and fit together."""
   for key, names, table in (
@@ -101,11 +114,11 @@ def train_step(
   state: TrainState,
   x_BD: jax.Array,
   y_BD: jax.Array,
-  coefficients: objectives.Coefficients,
+  numbers: Numbers,
   *,
   objective: Callable,
   components: Mapping[str, components_lib.Component],
-  tx: optax.GradientTransformation,
+  tx: optax.GradientTransformationExtraArgs,
   sparsity_warmup_steps: int,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
   """Takes one step: loss, gradient, update, decoder rows back to unit norm.
@@ -114,7 +127,7 @@ def train_step(
     state: the state before.
     x_BD: activations of unit mean squared norm, float32.
     y_BD: what to predict: the same, or a transcoder's target.
-    coefficients: lambda (after its warm-up), bandwidth and the rest.
+    numbers: lambda (after its warm-up), bandwidth, learning rates and the rest.
     objective: (sae, x_BD, y_BD, coefficients) → as `objectives.evaluate`.
     components: by the names of their states.
     tx: the optimizer.
@@ -126,6 +139,7 @@ def train_step(
   warm = jnp.clip(state.step / max(sparsity_warmup_steps, 1), 0, 1)
   if not sparsity_warmup_steps:
     warm = jnp.ones(())
+  coefficients = numbers.coefficients
   coefficients = coefficients.replace(
     sparsity_coeff=warm * coefficients.sparsity_coeff
   )
@@ -138,7 +152,9 @@ def train_step(
   (loss, (terms, encoding)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
     state.sae
   )
-  updates, opt_state = tx.update(grads, state.opt_state, state.sae)
+  updates, opt_state = tx.update(
+    grads, state.opt_state, state.sae, rates=numbers.rates
+  )
   sae = optax.apply_updates(state.sae, updates).constrain()
   seen = components_lib.Seen(
     encoding, coefficients, terms['squared_error'], terms['penalty'], warm
@@ -178,11 +194,13 @@ def objective_of(run: config_lib.RunConfig) -> Callable:
   )
 
 
-@functools.lru_cache(maxsize=8)
-def _compile(run, widths, mesh):
-  """Returns (init, step) jitted for a mesh; shared by runs alike but lambda."""
-  init = functools.partial(init_state, run, widths)
-  shardings = sharding.of_tree(mesh, jax.eval_shape(init, jax.random.key(0)))
+def step_of(run: config_lib.RunConfig, widths: tuple[int, ...]) -> Callable:
+  """Returns `train_step` of a run on rows as they are stored.
+
+  (state, rows_BD, scale, numbers) → (state, metrics). What is copied to the
+  device is no wider than the store; a transcoder's rows are input and target
+  side by side.
+  """
   step = functools.partial(
     train_step,
     objective=objective_of(run),
@@ -191,37 +209,65 @@ def _compile(run, widths, mesh):
     sparsity_warmup_steps=run.objective.sparsity_warmup_steps,
   )
 
-  def step_on_rows(state, rows_BD, scale, coefficients):
+  def step_on_rows(state, rows_BD, scale, numbers):
     rows_BD = rows_BD.astype('float32') / scale
     x_BD, y_BD = rows_BD, rows_BD
     if len(widths) == 2:
       x_BD, y_BD = jnp.split(rows_BD, widths[:1], axis=1)
-    return step(state, x_BD, y_BD, coefficients)
+    return step(state, x_BD, y_BD, numbers)
 
-  jitted_step = jax.jit(
-    step_on_rows,
+  return step_on_rows
+
+
+@functools.lru_cache(maxsize=8)
+def _compile(run, widths, mesh):
+  """Returns (init, step) jitted for a mesh."""
+  init = functools.partial(init_state, run, widths)
+  shardings = layout_of(run, widths, mesh)
+  step = jax.jit(
+    sharding.on(mesh, step_of(run, widths)),
     in_shardings=(shardings, sharding.of_batch(mesh), None, None),
     out_shardings=(shardings, None),
     donate_argnums=0,
   )
-  return jax.jit(init, out_shardings=shardings), jitted_step
+  return jax.jit(init, out_shardings=shardings), step
+
+
+def layout_of(
+  run: config_lib.RunConfig, widths: tuple[int, ...], mesh: jax.sharding.Mesh
+) -> TrainState:
+  """Returns how a run's state lies on a mesh; arguments as `compile_for`."""
+  init = functools.partial(init_state, run, widths)
+  state = jax.eval_shape(init, jax.random.key(0))
+  return sharding.of_tree(
+    mesh, state, divides_optimizer=run.mesh.divides_optimizer
+  )
 
 
 def compile_for(
   run: config_lib.RunConfig, widths: tuple[int, ...], mesh: jax.sharding.Mesh
 ) -> tuple[Callable, Callable]:
-  """Returns (init, step): `init_state` of a key and `train_step`, jitted.
+  """Returns (init, step): `init_state` of a key and `step_of`, jitted.
 
-  The step takes rows as they are stored and their scale (state, rows_BD, scale,
-  coefficients), so that what is copied to the device is no wider than the
-  store; a transcoder's rows are input and target side by side. The state is
-  born sharded and is donated by each step. Runs that differ only in the
-  objective's coefficients share one program.
+  The state is born sharded and is donated by each step. Runs that differ in
+  what is traced alone share one program.
   """
-  shared = run.with_values(
-    {'objective.sparsity_coeff': 0.0, 'sae.capacity': capacity_of(run, mesh)}
+  return _compile(untraced(run, mesh), widths, mesh)
+
+
+def untraced(
+  run: config_lib.RunConfig, mesh: jax.sharding.Mesh
+) -> config_lib.RunConfig:
+  """Returns the config with 1 wherever a number is traced, and seed 0.
+
+  Runs for which it is the same are trained by the same program.
+  """
+  ones = dict.fromkeys(map('objective.{}'.format, _traced()), 1.0)
+  rates = [field.name for field in dataclasses.fields(optim.Rates)]
+  ones |= dict.fromkeys(map('optimizer.{}'.format, rates), 1.0)
+  return run.with_values(
+    {**ones, 'seed': 0, 'sae.capacity': capacity_of(run, mesh)}
   )
-  return _compile(shared, widths, mesh)
 
 
 def capacity_of(run: config_lib.RunConfig, mesh: jax.sharding.Mesh) -> int:
@@ -252,12 +298,26 @@ def release(
   return architecture.release(state.sae, state.components, scales)
 
 
-def coefficients_of(run: config_lib.RunConfig) -> objectives.Coefficients:
-  """Returns the numbers of a run's objective, float32."""
-  values = {}
-  for field in dataclasses.fields(objectives.Coefficients):
-    if hasattr(run.objective, field.name):
-      value = getattr(run.objective, field.name)
-      is_traced = field.metadata.get('pytree_node', True)
-      values[field.name] = np.float32(value) if is_traced else value
-  return objectives.Coefficients(**values)
+def numbers_of(run: config_lib.RunConfig) -> Numbers:
+  """Returns what of a run's config is traced, float32."""
+  objective, optimizer = run.objective, run.optimizer
+  values = {name: np.float32(getattr(objective, name)) for name in _traced()}
+  return Numbers(
+    objectives.Coefficients(
+      aux_k=objective.aux_k, prefixes=objective.prefixes, **values
+    ),
+    optim.Rates(
+      np.float32(optimizer.learning_rate),
+      np.float32(optimizer.threshold_learning_rate),
+    ),
+  )
+
+
+def _traced():
+  """Returns the names of the objective's numbers that are traced."""
+  known = {f.name for f in dataclasses.fields(config_lib.ObjectiveConfig)}
+  return [
+    field.name
+    for field in dataclasses.fields(objectives.Coefficients)
+    if field.name in known and field.metadata.get('pytree_node', True)
+  ]

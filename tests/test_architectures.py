@@ -247,6 +247,43 @@ def test_sweep_fills_in_what_sets_the_sparsity(make_run):
     assert of.with_values(back) == run
 
 
+def test_sweep_goes_over_all_combinations(make_run):
+  run = make_run(
+    seed=7,
+    sweep__saes=('jumprelu/l0/1e-3', 'topk/aux_k/4'),
+    sweep__over=('seed=0/1', 'optimizer.learning_rate=1e-3/3e-3'),
+  )
+  swept = sweeps.expand(run)
+  assert list(swept)[:3] == [
+    'jumprelu_l0_0.001_seed_0_learning_rate_1e-3',
+    'jumprelu_l0_0.001_seed_0_learning_rate_3e-3',
+    'jumprelu_l0_0.001_seed_1_learning_rate_1e-3',
+  ]
+  assert len(swept) == 2 * 2 * 2
+  of = swept['topk_aux_k_4_seed_1_learning_rate_3e-3']
+  assert (of.seed, of.optimizer.learning_rate, of.sae.k) == (1, 3e-3, 4)
+  # One stream of rows for all: that of the config.
+  assert {of.stream_seed for of in swept.values()} == {7}
+
+
+@pytest.mark.parametrize(
+  ('over', 'message'),
+  [
+    ('seed', "'seed' is not of the form key=value"),
+    ('lm.layer=1/2', "'lm.layer=1/2' is not of the form.*keys are seed and"),
+    ('optimizer.rate=1', "'optimizer.rate=1' is not of the form"),
+    ('seed=0/x', "'seed=0/x': invalid literal"),
+    ('seed=0/0', 'none twice'),
+    ('sae.use_pre_encoder_bias=1', 'is no number and no word'),
+    ('optimizer.beta1=2', 'config.optimizer.beta1=2.0 is out of range'),
+  ],
+)
+def test_malformed_combination_is_refused(make_run, over, message):
+  run = make_run(sweep__saes=('jumprelu/l0/1',), sweep__over=(over,))
+  with pytest.raises(errors.InputError, match=message):
+    sweeps.expand(run)
+
+
 def value_of(run, key):
   group, name = key.split('.')
   return getattr(getattr(run, group), name)

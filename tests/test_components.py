@@ -290,10 +290,12 @@ def of_norm(norm, tree):
   return jax.tree.map(lambda leaf: norm / np.sqrt(square) * leaf, tree)
 
 
+RATES = optim.Rates(1.0, 1.0)
+
+
 def optimizer(make_run, **values):
   """The run's whole optimizer for ten steps, without warm-up."""
   values = {'beta1': 0.0, 'beta2': 0.9, 'epsilon': 1e-8} | values
-  values = {'learning_rate': 1.0, 'threshold_learning_rate': 1.0} | values
   values = {'warmup_steps': 0, 'decay_fraction': 0.0} | values
   return optim.make(
     dataclasses.replace(make_run().optimizer, **values), total_steps=10
@@ -308,8 +310,8 @@ def test_gradients_of_all_parameters_are_clipped_together(make_run):
   first, second = of_norm(100.0, first), of_norm(0.5, second)
   tx = optimizer(make_run, max_gradient_norm=2.0)
   state = tx.init(sae)
-  _, state = tx.update(first, state, sae)
-  updates, _ = tx.update(second, state, sae)
+  _, state = tx.update(first, state, sae, rates=RATES)
+  updates, _ = tx.update(second, state, sae, rates=RATES)
   for name in ('W_enc', 'b_enc', 'W_dec', 'b_dec', 'log_threshold'):
     g1 = np.asarray(getattr(first, name), np.float64) * 2 / 100
     g2 = np.asarray(getattr(second, name), np.float64)
@@ -327,8 +329,8 @@ def test_norm_is_clipped_after_the_decoders_projection(make_run):
   small = along.replace(W_dec=jnp.zeros((16, 6)), b_enc=jnp.full(16, 0.02))
   tx = optimizer(make_run, max_gradient_norm=2.0)
   state = tx.init(sae)
-  _, state = tx.update(along, state, sae)
-  updates, _ = tx.update(small, state, sae)
+  _, state = tx.update(along, state, sae, rates=RATES)
+  updates, _ = tx.update(small, state, sae, rates=RATES)
   square = (0.9 * 0.1 * 0.01**2 + 0.1 * 0.02**2) / (1 - 0.9**2)
   want = -0.02 / np.sqrt(square)
   np.testing.assert_allclose(updates.b_enc, [want] * 16, rtol=1e-3)
@@ -340,8 +342,8 @@ def test_no_limit_clips_nothing(make_run):
   second = gradients_of(sae, 1)
   tx = optimizer(make_run)
   state = tx.init(sae)
-  _, state = tx.update(first, state, sae)
-  updates, _ = tx.update(second, state, sae)
+  _, state = tx.update(first, state, sae, rates=RATES)
+  updates, _ = tx.update(second, state, sae, rates=RATES)
   g1, g2 = (np.asarray(g.b_enc, np.float64) for g in (first, second))
   square = (0.9 * 0.1 * g1**2 + 0.1 * g2**2) / (1 - 0.9**2)
   np.testing.assert_allclose(updates.b_enc, -g2 / np.sqrt(square), rtol=1e-4)
@@ -352,8 +354,8 @@ def test_threshold_gradients_are_averaged_before_adam(make_run):
   first, second = gradients_of(sae, 0), gradients_of(sae, 1)
   tx = optimizer(make_run, threshold_gradient_decay=0.8)
   state = tx.init(sae)
-  _, state = tx.update(first, state, sae)
-  updates, _ = tx.update(second, state, sae)
+  _, state = tx.update(first, state, sae, rates=RATES)
+  updates, _ = tx.update(second, state, sae, rates=RATES)
   for name in ('log_threshold', 'b_enc'):
     g1, g2 = (np.asarray(getattr(g, name), np.float64) for g in (first, second))
     if name == 'log_threshold':
@@ -380,7 +382,7 @@ def test_config_decays_over_its_share_of_the_run(make_run, decay):
   state, sizes = tx.init(sae), []
   for _ in range(10):
     # Adam without memory gives the sign.
-    updates, state = tx.update(gradients_of(sae, 0), state, sae)
+    updates, state = tx.update(gradients_of(sae, 0), state, sae, rates=RATES)
     sizes.append(float(jnp.mean(jnp.abs(updates.b_enc))))
   left = np.array([1, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2])
   want = left if decay == 'linear' else 0.5 * (1 - np.cos(np.pi * left))

@@ -179,7 +179,7 @@ FAST = {'xla_backend_optimization_level': 0}
 def few_steps(run, mesh, step_fn, state, steps=4):
   """Metrics of each step, and the state after the last."""
   shards = planted(run)
-  numbers = (loop.scale_of(shards), train.coefficients_of(run))
+  numbers = (loop.scale_of(shards), train.numbers_of(run))
   numbers = jax.device_put(numbers, sharding.replicated(mesh))
   found = []
   for step in range(steps):
@@ -273,7 +273,7 @@ def unit_rows_of(shards, index=0):
 def loss_of(run, sae, x_BD, y_BD):
   """As `objectives.evaluate`; all are dead, so that AuxK has the most to do."""
   dead_M = jnp.ones(run.sae.num_latents, bool)
-  coefficients = train.coefficients_of(run).replace(dead_M=dead_M)
+  coefficients = train.numbers_of(run).coefficients.replace(dead_M=dead_M)
   return train.objective_of(run)(sae, x_BD, y_BD, coefficients)
 
 

@@ -83,14 +83,14 @@ def test_no_warmup_and_no_decay_is_constant():
 def test_thresholds_have_their_own_learning_rate(make_run):
   config = dataclasses.replace(
     make_run().optimizer,
-    learning_rate=1e-3,
-    threshold_learning_rate=5e-2,
     warmup_steps=0,
     decay_fraction=0.0,
   )
   sae = random_sae()
   tx = optim.make(config, total_steps=10)
-  updates, _ = tx.update(random_like(sae, 0), tx.init(sae), sae)
+  rates = optim.Rates(1e-3, 5e-2)
+  gradients = random_like(sae, 0)
+  updates, _ = tx.update(gradients, tx.init(sae), sae, rates=rates)
   # Adam's first step without momentum is the gradient's sign.
   size = jax.tree.map(lambda u: float(jnp.max(jnp.abs(u))), updates)
   np.testing.assert_allclose(size.W_enc, 1e-3, rtol=1e-3)

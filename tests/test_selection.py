@@ -5,6 +5,7 @@ from jax import numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.plan import programs
 from jumprelu_jax import selection
 from jumprelu_jax import sharding
 
@@ -84,13 +85,49 @@ def test_mesh_finds_the_same(data):
   placed = jax.device_put(pre, layout)
   assert len(placed.addressable_shards) == 8
 
-  @jax.jit
   def select(pre):
     return selection.top_k(pre, 5), selection.kth_largest(jax.nn.relu(pre), 100)
 
-  got_BM, got = select(placed)
+  got_BM, got = jax.jit(sharding.on(mesh, select))(placed)
   np.testing.assert_array_equal(got_BM, sorted_top_k(pre, 5))
   assert got == np.sort(pre.ravel())[-100]
+
+
+@pytest.mark.parametrize('k', [5, 40])  # a device has 32 latents
+def test_equals_are_in_the_order_of_latents_over_a_mesh(k):
+  rng = np.random.default_rng(1)
+  pre = rng.integers(-3, 4, size=(40, 128)).astype('float32')
+  mesh = sharding.make_mesh(2, 4)
+
+  def select(pre):
+    return *selection.largest(pre, k, False), selection.top_k(pre, k)
+
+  placed = jax.device_put(pre, sharding.of_batch(mesh))
+  value, index, f = jax.jit(sharding.on(mesh, select))(placed)
+  want = np.argsort(-pre, axis=1, kind='stable')[:, :k]
+  np.testing.assert_array_equal(index, want)
+  wanted = np.take_along_axis(pre, want, axis=1)
+  np.testing.assert_array_equal(value, wanted)
+  want_f = np.zeros_like(pre)
+  np.put_along_axis(want_f, want, np.maximum(wanted, 0), axis=1)
+  np.testing.assert_array_equal(f, want_f)
+
+
+def test_top_k_of_a_mesh_gathers_no_more_than_k_of_each_device():
+  mesh = sharding.make_mesh(2, 4)
+  layout = jax.sharding.NamedSharding(
+    mesh, jax.sharding.PartitionSpec('data', 'latent')
+  )
+  pre = np.random.default_rng(2).normal(size=(64, 4096)).astype('float32')
+  select = jax.jit(
+    sharding.on(mesh, lambda pre: selection.top_k(pre, 3)),
+    out_shardings=layout,
+  )
+  compiled = select.lower(jax.device_put(pre, layout)).compile()
+  found = list(programs.collectives(compiled.as_text()))
+  # Of each of a device's 32 rows: values and places of 3 latents of 4 devices.
+  assert found
+  assert sum(c.num_bytes for c in found) <= 32 * 4 * 3 * (4 + 4)
 
 
 def test_kth_largest_of_a_mesh_gathers_nothing():

@@ -9,7 +9,6 @@ from small_planted import PlantedShards
 
 from jumprelu_jax import checkpoint
 from jumprelu_jax import loop
-from jumprelu_jax import objectives
 from jumprelu_jax import sharding
 from jumprelu_jax import train
 from jumprelu_jax import writer
@@ -50,13 +49,11 @@ def run_steps(run, mesh_shape, steps):
   init, step_fn = train.compile_for(run, WIDTHS, mesh)
   state = init(jax.random.key(0))
   shards = PlantedShards(run.train.batch_size)
-  coefficients = objectives.Coefficients(
-    run.objective.sparsity_coeff, run.objective.bandwidth
-  )
+  numbers = train.numbers_of(run)
   losses = []
   for step in range(steps):
     x_BD = jax.device_put(shards.open(step), sharding.of_batch(mesh))
-    state, metrics = step_fn(state, x_BD, 1.0, coefficients)
+    state, metrics = step_fn(state, x_BD, 1.0, numbers)
     losses.append(float(metrics['loss']))
   return losses, state
 
@@ -100,9 +97,23 @@ def test_state_is_donated(planted_run):
     state,
     PlantedShards(64).open(0),
     1.0,
-    objectives.Coefficients(0.02, 0.05),
+    train.numbers_of(planted_run),
   )
   assert state.sae.W_enc.is_deleted()
+
+
+def test_optimizer_over_data_too_takes_the_same_steps(planted_run):
+  divided = planted_run.with_values({'mesh.divides_optimizer': True})
+  losses, state = run_steps(divided, (2, 4), 5)
+  want_losses, want = run_steps(planted_run, (2, 4), 5)
+  moments, whole = (s.opt_state[1].nu.W_enc for s in (state, want))
+  shards = moments.addressable_shards[0], whole.addressable_shards[0]
+  assert [s.data.shape for s in shards] == [(8, 12), (16, 12)]
+  np.testing.assert_allclose(losses, want_losses, rtol=1e-6)
+  for got, expected in zip(
+    jax.tree.leaves(state), jax.tree.leaves(want), strict=True
+  ):
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_decoder_rows_keep_unit_norm(planted_run):
@@ -114,14 +125,17 @@ def test_decoder_rows_keep_unit_norm(planted_run):
 
 def test_sparsity_coefficient_warms_up_linearly(make_run):
   run = make_run(
-    objective__sparsity_warmup_steps=4, train__batch_size=8, train__steps=8
+    objective__sparsity_coeff=2.0,
+    objective__sparsity_warmup_steps=4,
+    train__batch_size=8,
+    train__steps=8,
   )
   mesh = sharding.make_mesh(1, 1)
   init, step_fn = train.compile_for(run, WIDTHS, mesh)
   state, seen = init(jax.random.key(0)), []
   for _ in range(6):
     state, metrics = step_fn(
-      state, jnp.ones((8, *WIDTHS)), 1.0, objectives.Coefficients(2.0, 0.1)
+      state, jnp.ones((8, *WIDTHS)), 1.0, train.numbers_of(run)
     )
     seen.append(float(metrics['sparsity_coeff']))
   np.testing.assert_allclose(seen, [0, 0.5, 1, 1.5, 2, 2])

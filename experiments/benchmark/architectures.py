@@ -73,9 +73,8 @@ class Stepper:
     rng = np.random.default_rng(0)
     shape = (run.train.batch_size, sum(widths))
     rows_BD = rng.normal(size=shape).astype('float32') / D**0.5
-    coefficients = train.coefficients_of(run)
     self._inputs = jax.device_put(
-      (rows_BD, np.float32(1), coefficients), sharding.replicated(mesh)
+      (rows_BD, np.float32(1), train.numbers_of(run)), sharding.replicated(mesh)
     )
 
   def seconds(self, steps):

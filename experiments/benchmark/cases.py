@@ -77,7 +77,7 @@ class Stepper:
     init, step = train.compile_for(run, (shape.d_model,), mesh)
     rows_BD = shape.rows()
     self._inputs = jax.device_put(
-      (rows_BD, np.float32(1), train.coefficients_of(run)),
+      (rows_BD, np.float32(1), train.numbers_of(run)),
       sharding.replicated(mesh),
     )
     self._state = _at_l0(init(jax.random.key(0)), rows_BD, shape.l0)

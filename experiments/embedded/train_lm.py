@@ -256,7 +256,9 @@ def main(argv):
   model = transformer.init(ARCHITECTURE, jax.random.key(_SEED.value))
   state = State(model, tx.init(model))
   checkpointer = checkpoint.Checkpointer(workdir / 'checkpoints')
-  start, state = checkpointer.restore_latest(state) or (0, state)
+  start = max(checkpointer.steps(), default=0)
+  if start:
+    state = checkpointer.restore(start, state)
   losses, began = [], time.time()
   for step in range(start, _STEPS.value):
     rows = rows_of_step(step, len(tokens_NL), _ROWS.value, _SEED.value)

@@ -24,8 +24,8 @@ def compile_step(
   )
   shape = (run.train.batch_size, d_model)
   rows = jax.ShapeDtypeStruct(shape, run.activations.dtype)
-  coefficients = train.coefficients_of(run)
-  return step.lower(state, rows, np.float32(1), coefficients).compile()
+  numbers = train.numbers_of(run)
+  return step.lower(state, rows, np.float32(1), numbers).compile()
 
 
 def compile_tap(

@@ -9,6 +9,7 @@ from jax.experimental import mesh_utils
 from jax.experimental import topologies
 
 from jumprelu_jax import errors
+from jumprelu_jax import sharding
 
 GIB = 2**30
 
@@ -57,7 +58,7 @@ def chip_of(topology: str) -> Chip:
 
 
 def mesh_of(topology: str, data: int, latent: int) -> jax.sharding.Mesh:
-  """Returns a ('data', 'latent') mesh of a slice's chips.
+  """Returns a mesh of a slice's chips, for one SAE at a time.
 
   Raises:
     errors.InputError: the topology cannot be compiled for, or has another
@@ -82,7 +83,6 @@ def mesh_of(topology: str, data: int, latent: int) -> jax.sharding.Mesh:
       f'{len(chips)}; set --mesh or config.mesh.'
     )
   grid = mesh_utils.create_device_mesh(
-    (data, latent), chips, allow_split_physical_axes=True
+    (1, data, latent), chips, allow_split_physical_axes=True
   )
-  auto = (jax.sharding.AxisType.Auto,) * 2
-  return jax.sharding.Mesh(grid, ('data', 'latent'), axis_types=auto)
+  return sharding.of_devices(grid)

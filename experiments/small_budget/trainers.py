@@ -31,7 +31,7 @@ def train_saelens(run, inputs, store, folder):
   import torch
 
   d_model, num_latents = store.d_model, run.sae.num_latents
-  batches = batches_lib.Batches(store, run.train.batch_size, run.seed)
+  batches = batches_lib.Batches(store, run.train.batch_size, run.stream_seed)
   steps, share = run.train.steps, run.optimizer.decay_fraction
   is_cosine = share == 1
   torch.manual_seed(run.seed)
