@@ -13,8 +13,10 @@ import sys
 
 from absl import app
 from absl import flags
+from absl import logging
 
 from experiments.benchmark import cases
+from experiments.benchmark import timing
 
 _BATCH = flags.DEFINE_integer('batch', 2048, 'Rows of a batch.')
 _D_MODEL = flags.DEFINE_integer('d_model', 576, 'Size of an activation.')
@@ -27,11 +29,12 @@ _REPEATS = flags.DEFINE_integer('repeats', 10, 'Rounds that are measured.')
 
 
 def main(argv):
+  logging.set_verbosity(logging.WARNING)
   if len(argv) != 2 or argv[1] not in cases.CASES:
     sys.exit(
       f'error: cases {argv[1:]}: expected one of {", ".join(cases.CASES)}.'
     )
-  shape = cases.Shape(
+  shape = timing.Shape(
     batch=_BATCH.value,
     d_model=_D_MODEL.value,
     num_latents=_NUM_LATENTS.value,
