@@ -39,7 +39,7 @@ setuptools.setup(
     'xxhash>=3.5',
   ],
   extras_require={
-    # Compiles for TPUs, also where there is none (experiments.memory).
+    # Compiles for TPUs, also where there is none (experiments.plan).
     'tpu': ['jax[tpu]>=0.10.2,<0.13'],
     # torch is an oracle: nothing but tests imports it.
     'test': ['pytest>=9,<10', 'ruff>=0.17,<0.18', 'torch==2.13.0'],

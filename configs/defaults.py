@@ -83,6 +83,7 @@ GEMMA_SCOPE = {
     'decay_fraction': 0.0,
     'max_gradient_norm': 0.0,
     'threshold_gradient_decay': 0.0,
+    'is_fused': False,
   },
   'train': {
     'steps': 1_953_125,

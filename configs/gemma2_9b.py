@@ -6,7 +6,7 @@
       --config.lm.layer=20
 
 Hardware: v5e-8 (8 x 197 bf16 TFLOP/s, 16 GB). Bytes a chip of the harvest, as
-the TPU compiler reports them: docs/results.md (experiments.memory). Tokens: 8.0
+the TPU compiler reports them: docs/results.md (experiments.plan). Tokens: 8.0
 billion, as in the paper. Store: 67.6 kB a token for all nine, 541 TB; one
 site of one layer 57 to 66 TB; with less room set activations.sequences, name
 one site in activations.sites, or train with activations.mode=live. Hours:

@@ -205,6 +205,8 @@ class OptimizerConfig:
       are scaled down to it; 0 clips none.
     threshold_gradient_decay: of an average over steps of the thresholds'
       gradients; 0 takes each step's own.
+    is_fused: whether the decoder is updated by one kernel on TPUs (`fused`);
+      elsewhere it is interpreted, which is slow. Not measured on a TPU yet.
   """
 
   learning_rate: float
@@ -217,6 +219,7 @@ class OptimizerConfig:
   decay_fraction: float
   max_gradient_norm: float
   threshold_gradient_decay: float
+  is_fused: bool
 
 
 @dataclasses.dataclass(frozen=True)

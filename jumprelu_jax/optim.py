@@ -8,6 +8,9 @@ of the learning rate. Decoder rows are renormalised after the update, in
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import flax.struct
 import jax
 from jax import numpy as jnp
@@ -126,16 +129,34 @@ def at_rates() -> optax.GradientTransformationExtraArgs:
   )
 
 
-def make(
-  config: config_lib.OptimizerConfig, total_steps: int
-) -> optax.GradientTransformationExtraArgs:
-  """Returns the whole optimizer; `update` takes `rates`, too.
+class Optimizer(NamedTuple):
+  """Two pure functions.
 
-  Args:
-    config: decays; its learning rates are not read (see `Rates`).
-    total_steps: of the run.
+  Attributes:
+    init: SAE → state.
+    step: (gradients, state, SAE, rates) → (SAE within its constraints, state).
   """
-  schedule = learning_rate_schedule(
+
+  init: Callable
+  step: Callable
+
+
+def make(config: config_lib.OptimizerConfig, total_steps: int) -> Optimizer:
+  """Returns the optimizer of `updates`; arguments likewise."""
+  tx = updates(config, total_steps)
+
+  def step(gradients, state, sae, rates):
+    changes, state = tx.update(gradients, state, sae, rates=rates)
+    return optax.apply_updates(sae, changes).constrain(), state
+
+  return Optimizer(tx.init, step)
+
+
+def schedule_of(
+  config: config_lib.OptimizerConfig, total_steps: int
+) -> optax.Schedule:
+  """Returns the share of the learning rates that a step takes."""
+  return learning_rate_schedule(
     1.0,
     warmup_steps=config.warmup_steps,
     decay_steps=round(config.decay_fraction * total_steps),
@@ -143,6 +164,16 @@ def make(
     decay=config.decay,
   )
 
+
+def updates(
+  config: config_lib.OptimizerConfig, total_steps: int
+) -> optax.GradientTransformationExtraArgs:
+  """Returns all that becomes of gradients; `update` takes `rates`, too.
+
+  Args:
+    config: decays; its learning rates are not read (see `Rates`).
+    total_steps: of the run.
+  """
   parts = [remove_gradient_along_decoder_rows()]
   if config.max_gradient_norm:
     parts.append(optax.clip_by_global_norm(config.max_gradient_norm))
@@ -152,7 +183,7 @@ def make(
     *parts,
     adam(config.beta1, config.beta2, config.epsilon),
     at_rates(),
-    optax.scale_by_learning_rate(schedule),
+    optax.scale_by_learning_rate(schedule_of(config, total_steps)),
   )
 
 

@@ -108,7 +108,7 @@ def _stacked(run, widths, mesh, count):
   init, _ = train.compile_for(run, widths, mesh)
   one = train.layout_of(run, widths, mesh)
   layout = sharding.stacked(one, count)
-  step = jax.vmap(train.step_of(run, widths), in_axes=(0, None, None, 0))
+  step = jax.vmap(train.step_of(run, widths, mesh), in_axes=(0, None, None, 0))
   return Program(
     init=init,
     join=jax.jit(_stack, out_shardings=layout),

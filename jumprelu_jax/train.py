@@ -21,6 +21,7 @@ from jumprelu_jax import architectures
 from jumprelu_jax import components as components_lib
 from jumprelu_jax import config as config_lib
 from jumprelu_jax import errors
+from jumprelu_jax import fused
 from jumprelu_jax import kernels
 from jumprelu_jax import objectives
 from jumprelu_jax import ops
@@ -75,6 +76,32 @@ def check(run: config_lib.RunConfig) -> None:
           f'{", ".join(table)}.'
         )
   architectures.check(run)
+  _check_fused(run)
+
+
+def _check_fused(run):
+  """Raises InputError if the fused update is asked for what it does not do."""
+  optimizer = run.optimizer
+  is_plain = not (
+    optimizer.beta1
+    or optimizer.max_gradient_norm
+    or optimizer.threshold_gradient_decay
+  )
+  if optimizer.is_fused and not (is_plain and _has_unit_decoder(run)):
+    raise errors.InputError(
+      'config.optimizer.is_fused=True is for unit decoder rows and beta1=0, '
+      'max_gradient_norm=0, threshold_gradient_decay=0; got '
+      f'{run.sae.architecture}, {optimizer.beta1}, '
+      f'{optimizer.max_gradient_norm}, {optimizer.threshold_gradient_decay}. '
+      'Set it to False.'
+    )
+
+
+def _has_unit_decoder(run):
+  architecture = architectures.of(run)
+  widths = (1,) * architecture.num_sites
+  init = functools.partial(architecture.init, widths=widths, config=run.sae)
+  return jax.eval_shape(init, jax.random.key(0)).has_unit_decoder
 
 
 def init_state(
@@ -88,12 +115,12 @@ def init_state(
     key: a JAX random key.
   """
   sae = architectures.of(run).init(key, widths, run.sae)
-  tx = optim.make(run.optimizer, run.train.steps)
+  optimizer = optim.make(run.optimizer, run.train.steps)
   states = {
     name: component.init(run.sae.num_latents)
     for name, component in components_of(run).items()
   }
-  return TrainState(jnp.zeros((), 'int32'), sae, tx.init(sae), states)
+  return TrainState(jnp.zeros((), 'int32'), sae, optimizer.init(sae), states)
 
 
 def components_of(
@@ -118,7 +145,7 @@ def train_step(
   *,
   objective: Callable,
   components: Mapping[str, components_lib.Component],
-  tx: optax.GradientTransformationExtraArgs,
+  optimizer: optim.Optimizer,
   sparsity_warmup_steps: int,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
   """Takes one step: loss, gradient, update, decoder rows back to unit norm.
@@ -130,7 +157,7 @@ def train_step(
     numbers: lambda (after its warm-up), bandwidth, learning rates and the rest.
     objective: (sae, x_BD, y_BD, coefficients) → as `objectives.evaluate`.
     components: by the names of their states.
-    tx: the optimizer.
+    optimizer: takes the step; returns decoder rows of unit norm.
     sparsity_warmup_steps: lambda rises linearly from 0 over these steps.
 
   Returns:
@@ -152,10 +179,9 @@ def train_step(
   (loss, (terms, encoding)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
     state.sae
   )
-  updates, opt_state = tx.update(
-    grads, state.opt_state, state.sae, rates=numbers.rates
+  sae, opt_state = optimizer.step(
+    grads, state.opt_state, state.sae, numbers.rates
   )
-  sae = optax.apply_updates(state.sae, updates).constrain()
   seen = components_lib.Seen(
     encoding, coefficients, terms['squared_error'], terms['penalty'], warm
   )
@@ -194,7 +220,19 @@ def objective_of(run: config_lib.RunConfig) -> Callable:
   )
 
 
-def step_of(run: config_lib.RunConfig, widths: tuple[int, ...]) -> Callable:
+def optimizer_of(
+  run: config_lib.RunConfig, mesh: jax.sharding.Mesh
+) -> optim.Optimizer:
+  """Returns a run's optimizer for a mesh's devices."""
+  if not run.optimizer.is_fused:
+    return optim.make(run.optimizer, run.train.steps)
+  interpret = mesh.devices.flat[0].platform != 'tpu'
+  return fused.make(run.optimizer, run.train.steps, interpret=interpret)
+
+
+def step_of(
+  run: config_lib.RunConfig, widths: tuple[int, ...], mesh: jax.sharding.Mesh
+) -> Callable:
   """Returns `train_step` of a run on rows as they are stored.
 
   (state, rows_BD, scale, numbers) → (state, metrics). What is copied to the
@@ -205,7 +243,7 @@ def step_of(run: config_lib.RunConfig, widths: tuple[int, ...]) -> Callable:
     train_step,
     objective=objective_of(run),
     components=components_of(run),
-    tx=optim.make(run.optimizer, run.train.steps),
+    optimizer=optimizer_of(run, mesh),
     sparsity_warmup_steps=run.objective.sparsity_warmup_steps,
   )
 
@@ -225,7 +263,7 @@ def _compile(run, widths, mesh):
   init = functools.partial(init_state, run, widths)
   shardings = layout_of(run, widths, mesh)
   step = jax.jit(
-    sharding.on(mesh, step_of(run, widths)),
+    sharding.on(mesh, step_of(run, widths, mesh)),
     in_shardings=(shardings, sharding.of_batch(mesh), None, None),
     out_shardings=(shardings, None),
     donate_argnums=0,

@@ -297,7 +297,7 @@ def optimizer(make_run, **values):
   """The run's whole optimizer for ten steps, without warm-up."""
   values = {'beta1': 0.0, 'beta2': 0.9, 'epsilon': 1e-8} | values
   values = {'warmup_steps': 0, 'decay_fraction': 0.0} | values
-  return optim.make(
+  return optim.updates(
     dataclasses.replace(make_run().optimizer, **values), total_steps=10
   )
 

@@ -18,7 +18,7 @@ LAYERS = (
   {'sharding', 'sae', 'optim', 'checkpoint', 'lm'},
   {
     'objectives', 'components', 'architectures', 'export', 'activations',
-    'splicing',
+    'splicing', 'fused',
   },
   {'train', 'together', 'loop', 'evaluation'},
   {'plot', 'inputs', 'sweeps', 'runs'},

@@ -87,7 +87,7 @@ def test_thresholds_have_their_own_learning_rate(make_run):
     decay_fraction=0.0,
   )
   sae = random_sae()
-  tx = optim.make(config, total_steps=10)
+  tx = optim.updates(config, total_steps=10)
   rates = optim.Rates(1e-3, 5e-2)
   gradients = random_like(sae, 0)
   updates, _ = tx.update(gradients, tx.init(sae), sae, rates=rates)

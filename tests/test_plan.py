@@ -110,6 +110,16 @@ def test_gradients_are_added_up_in_float32():
 
 
 @tpu
+@pytest.mark.parametrize('topology', ['v5e:2x2', 'v5p:2x2x1', 'v6e:2x2'])
+def test_the_decoders_kernel_compiles(topology):
+  run = gemma_scope(1024, 2**14, 1, 4)
+  run = run.with_values({'optimizer.is_fused': True})
+  mesh = chips.mesh_of(topology, 1, 4)
+  compiled = ahead.compile_step(run, 3584, mesh)
+  assert 'update_decoder' in compiled.as_text()
+
+
+@tpu
 @pytest.mark.parametrize(
   ('topology', 'batch_size', 'num_latents', 'mesh'),
   [('v5e:16x16', 65_536, 2**17, (16, 16)), ('v5p:4x4x4', 4096, 2**20, (1, 64))],

@@ -122,8 +122,8 @@ class Trained(maps.Maps):
     return self.forward(x_BD, ops.Jump(), 1.0).f_BM
 
   def constrain(self):
-    """Returns the SAE with decoder rows scaled back to unit norm."""
-    if not self.has_unit_decoder:
+    """Returns the SAE with decoder rows scaled back to unit norm, if any."""
+    if not self.has_unit_decoder or self.W_dec is None:
       return self
     return self.replace(W_dec=maps.unit_rows(self.W_dec))
 
