@@ -12,20 +12,10 @@ import json
 import sys
 
 from absl import app
-from absl import flags
 from absl import logging
 
 from experiments.benchmark import cases
-from experiments.benchmark import timing
-
-_BATCH = flags.DEFINE_integer('batch', 2048, 'Rows of a batch.')
-_D_MODEL = flags.DEFINE_integer('d_model', 576, 'Size of an activation.')
-_NUM_LATENTS = flags.DEFINE_integer('num_latents', 9216, 'Latents.')
-_L0 = flags.DEFINE_float('l0', 40.0, 'Mean number of active latents.')
-_DTYPE = flags.DEFINE_enum(
-  'dtype', 'float32', ['float32', 'bfloat16'], "Of products' inputs."
-)
-_REPEATS = flags.DEFINE_integer('repeats', 10, 'Rounds that are measured.')
+from experiments.benchmark import shapes
 
 
 def main(argv):
@@ -34,15 +24,7 @@ def main(argv):
     sys.exit(
       f'error: cases {argv[1:]}: expected one of {", ".join(cases.CASES)}.'
     )
-  shape = timing.Shape(
-    batch=_BATCH.value,
-    d_model=_D_MODEL.value,
-    num_latents=_NUM_LATENTS.value,
-    l0=_L0.value,
-    dtype=_DTYPE.value,
-    repeats=_REPEATS.value,
-  )
-  for line in cases.CASES[argv[1]](shape):
+  for line in cases.CASES[argv[1]](shapes.of_flags()):
     print(json.dumps(line), flush=True)
 
 

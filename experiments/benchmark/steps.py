@@ -8,6 +8,7 @@ import jax
 from jax import numpy as jnp
 import numpy as np
 
+from experiments.benchmark import shapes
 from experiments.benchmark import timing
 from jumprelu_jax import sharding
 from jumprelu_jax import together
@@ -22,7 +23,7 @@ _COEFFS = (1e-4, 1e-2)
 class Stepper:
   """Takes training steps at an L0."""
 
-  def __init__(self, shape: timing.Shape, capacity: int):
+  def __init__(self, shape: shapes.Shape, capacity: int):
     run = shape.config(capacity)
     mesh = sharding.make_mesh(1, 1)
     init, step = train.compile_for(run, (shape.d_model,), mesh)
@@ -42,21 +43,25 @@ class Stepper:
     return self.metrics
 
 
-def step(shape: timing.Shape) -> Iterator[timing.Line]:
+def step(shape: shapes.Shape) -> Iterator[timing.Line]:
   """A whole dense step beside the encoder's product alone."""
   yield from _lines(shape, {'step': Stepper(shape, 0)})
 
 
-def sparse(shape: timing.Shape) -> Iterator[timing.Line]:
+def sparse(shape: shapes.Shape) -> Iterator[timing.Line]:
   """A sparse step beside a dense one."""
-  # Room for rows that are much fuller than the mean.
-  capacity = 16 * round((2 * shape.l0 + 32) / 16)
+  capacity = capacity_at(shape.l0)
   steppers = {'step': Stepper(shape, 0), 'sparse': Stepper(shape, capacity)}
   for line in _lines(shape, steppers):
     yield line | ({'capacity': capacity} if line['case'] == 'sparse' else {})
 
 
-def sweep(shape: timing.Shape) -> Iterator[timing.Line]:
+def capacity_at(l0: float) -> int:
+  """Returns latents of a row with room for rows much fuller than the mean."""
+  return 16 * round((2 * l0 + 32) / 16)
+
+
+def sweep(shape: shapes.Shape) -> Iterator[timing.Line]:
   """Eight SAEs on one batch: each alone, in turns, in one program, as chosen.
 
   A batch is read and copied to the device for each that is alone, and once for

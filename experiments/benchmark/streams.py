@@ -9,6 +9,7 @@ import tempfile
 import jax
 import numpy as np
 
+from experiments.benchmark import shapes
 from experiments.benchmark import timing
 from jumprelu_jax.activations import batches as batches_lib
 from jumprelu_jax.activations import buckets
@@ -23,7 +24,7 @@ _CONTEXT, _LAYERS, _VOCAB, _HEAD_DIM = 256, 4, 4096, 64
 _SEQUENCES = 8
 
 
-def store(shape: timing.Shape) -> Iterator[timing.Line]:
+def store(shape: shapes.Shape) -> Iterator[timing.Line]:
   """A shuffled batch of bfloat16 rows, from the page cache, by each format."""
   with tempfile.TemporaryDirectory() as folder:
     readers = {
@@ -74,7 +75,7 @@ class _Reads:
     return self._batches[self._step]
 
 
-def harvest(shape: timing.Shape) -> Iterator[timing.Line]:
+def harvest(shape: shapes.Shape) -> Iterator[timing.Line]:
   """As many rows as a batch through a small model, kept nowhere, and on disk.
 
   A random Gemma 2 of four layers with the d_model asked for, in the dtype asked

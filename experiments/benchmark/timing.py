@@ -14,58 +14,12 @@ import jax
 from jax import numpy as jnp
 import numpy as np
 
-from configs import defaults
-from jumprelu_jax import config as config_lib
+from experiments.benchmark import shapes
 from jumprelu_jax import ops
 
 Line = dict[str, Any]
 #: Does a piece of work once; what it returns is waited for.
 Work = Callable[[], Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Shape:
-  """What is measured, and how often.
-
-  Attributes:
-    batch: rows.
-    d_model: size of an activation.
-    num_latents: M.
-    l0: mean number of active latents, by the thresholds.
-    dtype: of the inputs of matrix products.
-    repeats: rounds.
-  """
-
-  batch: int
-  d_model: int
-  num_latents: int
-  l0: float
-  dtype: str
-  repeats: int
-
-  def config(self, capacity: int) -> config_lib.RunConfig:
-    """Returns the paper's recipe in this shape, which hardly moves."""
-    run = config_lib.RunConfig.from_config_dict(defaults.GEMMA_SCOPE)
-    return run.with_values(
-      {
-        'sae.num_latents': self.num_latents,
-        'sae.compute_dtype': self.dtype,
-        'sae.capacity': capacity,
-        'train.batch_size': self.batch,
-        # Thresholds stay where the L0 asked for is.
-        'optimizer.learning_rate': 1e-9,
-        'optimizer.threshold_learning_rate': 1e-9,
-        'objective.bandwidth': 1e-3,
-        'mesh.data': 1,
-        'mesh.latent': 1,
-      }
-    )
-
-  def rows(self, seed: int = 0) -> np.ndarray:
-    """Returns random activations of unit mean squared norm."""
-    rng = np.random.default_rng(seed)
-    x_BD = rng.normal(size=(self.batch, self.d_model)) / self.d_model**0.5
-    return x_BD.astype('float32')
 
 
 def in_turns(works: Mapping[str, Work], repeats: int) -> dict[str, list[float]]:
@@ -83,7 +37,7 @@ def in_turns(works: Mapping[str, Work], repeats: int) -> dict[str, list[float]]:
 
 
 def beside_encoder(
-  shape: Shape, works: Mapping[str, Work]
+  shape: shapes.Shape, works: Mapping[str, Work]
 ) -> tuple[list[float], dict[str, list[float]]]:
   """Returns the times of the encoder's product alone, and of each work."""
   encoder = jax.jit(functools.partial(ops.matmul, compute_dtype=shape.dtype))
@@ -97,7 +51,7 @@ def beside_encoder(
 
 def line(
   case: str,
-  shape: Shape,
+  shape: shapes.Shape,
   seconds: list[float],
   encoder_s: list[float],
   saes: int | None = 1,
