@@ -105,8 +105,9 @@ COEFFICIENTS = {
 }
 
 
-def outcome(name, objective, sae, jump=ops.Jump(), observe=lambda e: ()):
+def outcome(name, objective, sae, jump=None, observe=lambda encoding: ()):
   """Loss, scalars, what is observed, and gradients of a step."""
+  jump = jump or ops.Jump()
   architecture = architectures.ARCHITECTURES[name]
   x_BD = random_saes.random_rows(count=10)
   y_BD = x_BD if architecture.num_sites == 1 else x_BD[:, :5] * 2
