@@ -3,9 +3,10 @@
 Of a step only the encoder's product with x has to be dense: it tells which
 latents fire. All else, the decoder's product and every gradient, needs only
 those that fire or are inside the estimator's window: the `Support`. A latent's
-numbers lie there in slots, [K, B], as few as the fullest row has; nothing of
-shape [B, M] is made but the pre-activations, and nothing of shape [B, K, D] at
-all: loops over the slots add up [B, D] or [M, D].
+numbers lie there in slots, [K, B]; nothing of shape [B, M] is made but the
+pre-activations, and nothing of shape [B, K, D] at all: loops over the slots add
+up [B, D] or [M, D]. Rows are taken in the order of how full they are, some
+hundreds at a time, so that a loop is as long as the fullest of these needs.
 
 `Support` and `Everywhere` do the same for arrays of either layout, so that
 architectures and objectives are written once.
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import functools
 from typing import Any
+from typing import NamedTuple
 
 import flax.struct
 import jax
@@ -23,6 +25,8 @@ from jax import numpy as jnp
 from jumprelu_jax import ops
 from jumprelu_jax import shapes
 
+# Rows whose slots are looped over together; they stay in a core's cache.
+_BLOCK_ROWS = 256
 # Latents that are looked at together: finding the few groups of a row in which
 # any counts, and then the latents in these, is cheaper than looking at all.
 _GROUP = 16
@@ -78,21 +82,19 @@ class Support:
   """The latents of each row that count: an array of them is in slots, [K, B].
 
   Attributes:
-    index_KB: latents, int32; of row b the first `count_B[b]` slots count.
+    order_B: the rows, the fullest first; slots [:, b] are of row order_B[b].
+    index_KB: latents, int32; of a row's slots the first `count_B[b]` count.
     count_B: how many count, int32; more than K where `fits` is false.
     fits: whether no row has more than K, bool.
-    known_BM: the pre-activations of all latents, without a gradient.
+    known_BM: the pre-activations of all latents, without a gradient; rows as
+      they were.
   """
 
+  order_B: jax.Array
   index_KB: jax.Array
   count_B: jax.Array
   fits: jax.Array
   known_BM: jax.Array
-
-  @property
-  def most(self) -> jax.Array:
-    """Slots of the fullest row."""
-    return jnp.max(self.count_B)
 
   def linear(self, sae: SAE, x_BD: jax.Array) -> jax.Array:
     """As `Everywhere.linear`; in slots that do not count, anything."""
@@ -109,11 +111,15 @@ class Support:
 
   def per_row(self, value_KB: jax.Array) -> jax.Array:
     """As `Everywhere.per_row`; of values that were `kept`."""
-    return jnp.sum(value_KB, axis=0)
+    return jnp.sum(value_KB, axis=0)[self.back_B()]
 
   def per_latent(self, value_KB: jax.Array) -> jax.Array:
     """As `Everywhere.per_latent`; of values that were `kept`."""
     return _per_latent(value_KB, self)
+
+  def back_B(self) -> jax.Array:
+    """Returns where each row lies in the order."""
+    return jnp.argsort(self.order_B)
 
   def decode(
     self, sae: SAE, f_KB: jax.Array, bounds: tuple[int, int] | None = None
@@ -158,14 +164,21 @@ def find(pre_BM: jax.Array, counts_BM: jax.Array, capacity: int) -> Support:
     index_BK = _first(counts_BM, min(capacity, M))
   else:
     index_BK = _first_by_groups(counts_BM, capacity)
-  fits = jnp.all(count_B <= capacity)
-  return Support(index_BK.T, count_B, fits, jax.lax.stop_gradient(pre_BM))
+  order_B = jnp.argsort(-count_B)
+  return Support(
+    order_B,
+    index_BK[order_B].T,
+    count_B[order_B],
+    jnp.all(count_B <= capacity),
+    jax.lax.stop_gradient(pre_BM),
+  )
 
 
 def all_of(pre_BM: jax.Array, index_BK: jax.Array) -> Support:
   """Returns the support of K latents of every row."""
   B, K = index_BK.shape
   return Support(
+    jnp.arange(B),
     index_BK.T,
     jnp.full(B, K, 'int32'),
     jnp.bool_(True),
@@ -223,8 +236,7 @@ _attach.defvjp(_attach_fwd, _attach_bwd)
 def _encode(x_BD, W_enc_DM, bias_M, support):
   """The pre-activations in the slots, with the gradients of x W + bias."""
   del x_BD, W_enc_DM, bias_M
-  known_BK = jnp.take_along_axis(support.known_BM, support.index_KB.T, axis=1)
-  return known_BK.T
+  return support.known_BM[support.order_B[None], support.index_KB]
 
 
 def _encode_fwd(x_BD, W_enc_DM, bias_M, support):
@@ -237,7 +249,7 @@ def _encode_bwd(residuals, g_KB):
   g_KB, (D, M) = support.kept(g_KB), W_enc_DM.shape
   # The bias is the weight of an input that is always 1.
   ones_B1 = jnp.ones((len(x_BD), 1), x_BD.dtype)
-  inputs_BD = jnp.concatenate([x_BD, ones_B1], axis=1)
+  inputs_BD = jnp.concatenate([x_BD, ones_B1], axis=1)[support.order_B]
   sum_MD = _add_outer(g_KB, inputs_BD, support, M)
   return jnp.zeros_like(x_BD), sum_MD[:, :D].T, sum_MD[:, D], None
 
@@ -266,11 +278,16 @@ _each.defvjp(_each_fwd, _each_bwd)
 def _per_latent(value_KB, support):
   """Sums over rows of the slots' values."""
 
-  def add(k, sum_M):
-    return sum_M.at[support.index_KB[k]].add(value_KB[k])
+  def add(sum_M, index_R, value_R):
+    return sum_M.at[index_R].add(value_R)
 
   zeros_M = jnp.zeros(support.known_BM.shape[1], value_KB.dtype)
-  return jax.lax.fori_loop(0, support.most, add, zeros_M)
+
+  def add_block(block, sum_M):
+    index_KR, value_KR = block.of(support.index_KB), block.of(value_KB)
+    return block.loop(lambda k, s: add(s, index_KR[k], value_KR[k]), sum_M)
+
+  return _over_blocks(support, add_block, zeros_M)
 
 
 def _per_latent_fwd(value_KB, support):
@@ -286,13 +303,19 @@ _per_latent.defvjp(_per_latent_fwd, _per_latent_bwd)
 
 @jax.custom_vjp
 def _decode(f_KB, W_dec_ME, support):
-  """F W_dec, [B, E], float32."""
+  """F W_dec, [B, E], float32, rows as they were."""
 
-  def add(k, y_BE):
-    return y_BE + f_KB[k][:, None] * W_dec_ME[support.index_KB[k]]
+  def add_block(block, y_BE):
+    index_KR, f_KR = block.of(support.index_KB), block.of(f_KB)
+
+    def add(k, y_RE):
+      return y_RE + f_KR[k][:, None] * W_dec_ME[index_KR[k]]
+
+    zeros_RE = jnp.zeros((block.rows, W_dec_ME.shape[1]))
+    return block.put(y_BE, block.loop(add, zeros_RE))
 
   zeros_BE = jnp.zeros((f_KB.shape[1], W_dec_ME.shape[1]))
-  return jax.lax.fori_loop(0, support.most, add, zeros_BE)
+  return _over_blocks(support, add_block, zeros_BE)[support.back_B()]
 
 
 def _decode_fwd(f_KB, W_dec_ME, support):
@@ -301,12 +324,19 @@ def _decode_fwd(f_KB, W_dec_ME, support):
 
 def _decode_bwd(residuals, g_BE):
   f_KB, W_dec_ME, support = residuals
+  g_BE = g_BE[support.order_B]
 
-  def dot(k, d_f_KB):
-    rows_BE = W_dec_ME[support.index_KB[k]]
-    return d_f_KB.at[k].set(jnp.sum(rows_BE * g_BE, axis=1))
+  def dot_block(block, d_f_KB):
+    index_KR, g_RE = block.of(support.index_KB), block.of_rows(g_BE)
 
-  d_f_KB = jax.lax.fori_loop(0, support.most, dot, jnp.zeros_like(f_KB))
+    def dot(k, d_f_KR):
+      rows_RE = W_dec_ME[index_KR[k]]
+      return d_f_KR.at[k].set(jnp.sum(rows_RE * g_RE, axis=1))
+
+    zeros_KR = jnp.zeros((len(f_KB), block.rows))
+    return block.put(d_f_KB, block.loop(dot, zeros_KR), axis=1)
+
+  d_f_KB = _over_blocks(support, dot_block, jnp.zeros_like(f_KB))
   d_W_ME = _add_outer(f_KB, g_BE, support, len(W_dec_ME))
   return support.kept(d_f_KB), d_W_ME, None
 
@@ -315,10 +345,56 @@ _decode.defvjp(_decode_fwd, _decode_bwd)
 
 
 def _add_outer(value_KB, a_BD, support, num_latents):
-  """Returns the sum over rows of value (outer) a at their latents, [M, D]."""
+  """Returns the sum over rows of value (outer) a at their latents, [M, D].
 
-  def add(k, sum_MD):
-    return sum_MD.at[support.index_KB[k]].add(value_KB[k][:, None] * a_BD)
+  Rows of a are in the support's order.
+  """
+
+  def add_block(block, sum_MD):
+    index_KR, value_KR = block.of(support.index_KB), block.of(value_KB)
+    a_RD = block.of_rows(a_BD)
+
+    def add(k, sum_MD):
+      return sum_MD.at[index_KR[k]].add(value_KR[k][:, None] * a_RD)
+
+    return block.loop(add, sum_MD)
 
   zeros_MD = jnp.zeros((num_latents, a_BD.shape[1]))
-  return jax.lax.fori_loop(0, support.most, add, zeros_MD)
+  return _over_blocks(support, add_block, zeros_MD)
+
+
+class _Block(NamedTuple):
+  """Some rows of a support, and as many slots as the fullest of them has."""
+
+  first: jax.Array
+  rows: int
+  most: jax.Array
+
+  def of(self, value_KB):
+    """Returns the rows' slots."""
+    return jax.lax.dynamic_slice_in_dim(value_KB, self.first, self.rows, axis=1)
+
+  def of_rows(self, value_BD):
+    """Returns the rows."""
+    return jax.lax.dynamic_slice_in_dim(value_BD, self.first, self.rows)
+
+  def put(self, whole, part, axis=0):
+    """Returns an array with the rows' part in its place."""
+    return jax.lax.dynamic_update_slice_in_dim(whole, part, self.first, axis)
+
+  def loop(self, body, carry):
+    """Returns what is carried over the slots."""
+    return jax.lax.fori_loop(0, self.most, body, carry)
+
+
+def _over_blocks(support, body, carry):
+  """Returns what (block, carry) → carry makes of all blocks of rows."""
+  B = len(support.count_B)
+  rows = _BLOCK_ROWS if B % _BLOCK_ROWS == 0 else B
+
+  def one(i, carry):
+    first = i * rows
+    most = support.count_B[first]  # the fullest comes first
+    return body(_Block(first, rows, most), carry)
+
+  return jax.lax.fori_loop(0, B // rows, one, carry)

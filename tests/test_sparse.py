@@ -39,10 +39,13 @@ def test_support_is_the_mask(capacity, latents):
   mask_BM = random_mask(latents=latents)
   most = mask_BM.sum(axis=1).max()
   support = found(mask_BM, capacity)
-  np.testing.assert_array_equal(support.count_B, mask_BM.sum(axis=1))
-  assert int(support.most) == most
+  order_B = np.asarray(support.order_B)
+  np.testing.assert_array_equal(np.sort(order_B), np.arange(len(mask_BM)))
+  counts_B = mask_BM.sum(axis=1)[order_B]
+  assert (np.diff(counts_B) <= 0).all()  # the fullest first
+  np.testing.assert_array_equal(support.count_B, counts_B)
   assert bool(support.fits) == (most <= capacity)
-  for row, index_K in zip(mask_BM, support.index_KB.T, strict=True):
+  for row, index_K in zip(mask_BM[order_B], support.index_KB.T, strict=True):
     (want,) = np.nonzero(row)
     count = min(len(want), capacity)
     np.testing.assert_array_equal(index_K[:count], want[:count])
@@ -54,7 +57,8 @@ def test_arrays_in_slots_add_up_as_dense_ones():
   support = found(mask_BM, 20)
 
   def slots(value_BM):
-    value_BK = np.take_along_axis(value_BM, np.asarray(support.index_KB).T, 1)
+    ordered_BM = value_BM[np.asarray(support.order_B)]
+    value_BK = np.take_along_axis(ordered_BM, np.asarray(support.index_KB).T, 1)
     return support.kept(jnp.asarray(value_BK.T, 'float32'))
 
   kept_BM = np.where(mask_BM, a_BM, 0)
@@ -139,6 +143,14 @@ def test_steps_equal_dense_ones(name, objective, capacity, make_run):
     np.testing.assert_allclose(
       getattr(got, param), expected, rtol=0, atol=1e-5 * largest, err_msg=param
     )
+
+
+def test_blocks_of_rows_add_up(make_run, monkeypatch):
+  monkeypatch.setattr(sparse, '_BLOCK_ROWS', 5)  # of 10
+  _, want = outcome('jumprelu', 'l0', sae_of('jumprelu', make_run, 0))
+  _, got = outcome('jumprelu', 'l0', sae_of('jumprelu', make_run, M))
+  for param, expected in random_saes.float64_params(want).items():
+    random_saes.assert_near(getattr(got, param), expected, param)
 
 
 @pytest.mark.parametrize('kernel', kernels.KERNELS)
