@@ -28,31 +28,38 @@ def _keep(state, coefficients):
 
 
 class Seen(NamedTuple):
-  """What a step shows to components.
+  """What a step shows to a component.
 
   Attributes:
-    encoding: the latents.
+    observed: what it has asked to observe.
     coefficients: the objective's numbers, as the step used them.
+    l0: latents that fired, mean over rows.
     squared_error: of the SAE, mean over rows.
     penalty: what lambda weighs, times lambda.
     warmth: share of lambda that its warm-up allowed.
   """
 
-  encoding: maps.Encoding
+  observed: Any
   coefficients: objectives.Coefficients
+  l0: jax.Array
   squared_error: jax.Array
   penalty: jax.Array
   warmth: jax.Array
 
 
+def _nothing(encoding, coefficients):
+  del encoding, coefficients
+
+
 class Component(NamedTuple):
-  """Three pure functions.
+  """Four pure functions.
 
   Attributes:
     init: num_latents → state. A leaf whose name ends in _M lies on the mesh as
       latents do (`sharding.RULES`).
     after: (state, seen) → state after a step.
     before: (state, coefficients) → coefficients of the step.
+    observe: (encoding, coefficients) → what `after` sees of the latents.
   """
 
   init: Callable[[int], State]
@@ -60,6 +67,7 @@ class Component(NamedTuple):
   before: Callable[
     [State, objectives.Coefficients], objectives.Coefficients
   ] = _keep
+  observe: Callable[[maps.Encoding, objectives.Coefficients], Any] = _nothing
 
 
 # Where counts stop, far below an int32's end: a run may be longer than 2^31.
@@ -69,17 +77,23 @@ _MOST_TOKENS = 2**30
 def tokens_since_fired(config: config_lib.ObjectiveConfig) -> Component:
   """Counts tokens since each latent fired; gives AuxK the dead ones."""
 
+  def observe(encoding, coefficients):
+    del coefficients
+    latents, active = encoding.latents, encoding.active
+    return latents.per_latent(active), len(latents.per_row(active))
+
   def after(state, seen):
-    active_BM = seen.encoding.active_BM
-    fired_M = jnp.any(active_BM > 0, axis=0)
-    tokens_M = jnp.minimum(state['tokens_M'], _MOST_TOKENS) + len(active_BM)
-    return {'tokens_M': jnp.where(fired_M, 0, tokens_M)}
+    counts_M, rows = seen.observed
+    tokens_M = jnp.minimum(state['tokens_M'], _MOST_TOKENS) + rows
+    return {'tokens_M': jnp.where(counts_M > 0, 0, tokens_M)}
 
   def before(state, coefficients):
     dead_M = state['tokens_M'] >= config.dead_after_tokens
     return coefficients.replace(dead_M=dead_M)
 
-  return Component(lambda M: {'tokens_M': jnp.zeros(M, 'int32')}, after, before)
+  return Component(
+    lambda M: {'tokens_M': jnp.zeros(M, 'int32')}, after, before, observe
+  )
 
 
 # Averages over about 100 steps, as BatchTopK's authors' code.
@@ -94,12 +108,14 @@ def selection_threshold(config: config_lib.ObjectiveConfig) -> Component:
   del config
 
   def after(state, seen):
-    cutoff, old = seen.encoding.threshold, state['threshold']
+    cutoff, old = seen.observed, state['threshold']
     mean = _THRESHOLD_DECAY * old + (1 - _THRESHOLD_DECAY) * cutoff
     return {'threshold': jnp.where(old < 0, cutoff, mean)}
 
   return Component(
-    lambda M: {'threshold': jnp.full((), -1.0, 'float32')}, after
+    lambda M: {'threshold': jnp.full((), -1.0, 'float32')},
+    after,
+    observe=lambda encoding, coefficients: encoding.threshold,
   )
 
 
@@ -121,8 +137,8 @@ def l0_controller(config: config_lib.ObjectiveConfig) -> Component:
     return state['integral'] + config.controller_gain * state['error']
 
   def after(state, seen):
-    l0 = jnp.mean(jnp.sum(seen.encoding.active_BM, axis=-1))
-    error = jnp.log(jnp.maximum(l0, 1e-3) / seen.coefficients.target_l0)
+    ratio = jnp.maximum(seen.l0, 1e-3) / seen.coefficients.target_l0
+    error = jnp.log(ratio)
     error = jnp.clip(error, -1, 1)
     old = state['integral']
     integral = old + config.controller_rate * error
@@ -161,11 +177,15 @@ def adaptive_bandwidth(config: config_lib.ObjectiveConfig) -> Component:
   """
   rate, largest = 0.01, jnp.log(8.0)
 
+  def observe(encoding, coefficients):
+    latents, threshold_M = encoding.latents, encoding.threshold
+    half_M = jnp.broadcast_to(coefficients.bandwidth / 2, threshold_M.shape)
+    distance = jnp.abs(encoding.pre - latents.each(threshold_M))
+    is_near = (distance < latents.each(half_M)).astype('float32')
+    return latents.per_latent(latents.kept(is_near))
+
   def after(state, seen):
-    pre_BM, threshold_M = seen.encoding.pre_BM, seen.encoding.threshold
-    distance_BM = jnp.abs(pre_BM - threshold_M[None])
-    half_1M = jnp.reshape(seen.coefficients.bandwidth, (1, -1)) / 2
-    rows_M = jnp.sum(distance_BM < half_1M, axis=0)
+    rows_M = seen.observed
     log_ratio_M = jnp.log((rows_M + 0.5) / (config.window_rows + 0.5))
     log_factor_M = state['log_factor_M'] - rate * jnp.clip(log_ratio_M, -1, 1)
     return {'log_factor_M': jnp.clip(log_factor_M, -largest, largest)}
@@ -174,7 +194,9 @@ def adaptive_bandwidth(config: config_lib.ObjectiveConfig) -> Component:
     factor_M = jnp.exp(state['log_factor_M'])
     return coefficients.replace(bandwidth=factor_M * coefficients.bandwidth)
 
-  return Component(lambda M: {'log_factor_M': jnp.zeros(M)}, after, before)
+  return Component(
+    lambda M: {'log_factor_M': jnp.zeros(M)}, after, before, observe
+  )
 
 
 #: Components by the names that configs use.

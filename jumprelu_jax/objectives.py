@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import itertools
+from typing import Any
 
 import flax.struct
 import jax
@@ -19,6 +20,7 @@ from jax import numpy as jnp
 from jumprelu_jax import errors
 from jumprelu_jax import ops
 from jumprelu_jax import selection
+from jumprelu_jax import sparse
 from jumprelu_jax.sae import maps
 from jumprelu_jax.sae import trained
 
@@ -77,6 +79,28 @@ class Forward:
     return jnp.linalg.norm(self.sae.W_dec, axis=-1)
 
   @property
+  def norm(self) -> jax.Array:
+    """Norms of the decoder's rows, to go with arrays of latents."""
+    return self.encoding.latents.each(self.norm_M)
+
+  @property
+  def pre_BM(self) -> jax.Array:
+    """What decides who fires, of all latents, also on a support."""
+    latents = self.encoding.latents
+    if not isinstance(latents, sparse.Support):
+      return self.encoding.pre
+    linear_BM = sparse.dense_linear(self.sae, self.x_BD, latents.known_BM)
+    return self.sae.deciding(linear_BM)
+
+  def per_row(self, value: jax.Array) -> jax.Array:
+    """Returns sums over latents, [B]."""
+    return self.encoding.latents.per_row(value)
+
+  def mean_sum(self, value: jax.Array) -> jax.Array:
+    """Returns the mean over rows of sums over latents."""
+    return jnp.mean(self.per_row(value))
+
+  @property
   def residual_BD(self) -> jax.Array:
     """What the SAE leaves unexplained."""
     return self.y_BD - self.y_hats[-1]
@@ -94,7 +118,7 @@ def whole(
 ) -> tuple[jax.Array, ...]:
   """The reconstruction of all latents, alone."""
   del c
-  return (sae.predict(encoding.f_BM, x_BD, encoding.support),)
+  return (sae.predict_on(encoding.latents, encoding.f, x_BD),)
 
 
 def nested(
@@ -108,12 +132,9 @@ def nested(
   Each adds the latents that the one before lacks, so that all of them together
   cost one decoder product.
   """
-  bounds = itertools.pairwise((0, *c.prefixes))
   groups = (
-    ops.matmul(
-      encoding.f_BM[:, low:high], sae.W_dec[low:high], sae.compute_dtype
-    )
-    for low, high in bounds
+    encoding.latents.decode(sae, encoding.f, bounds)
+    for bounds in itertools.pairwise((0, *c.prefixes))
   )
   bias_BD = sae.b_dec[None] + sae.skip(x_BD)
   return tuple(y_BD + bias_BD for y_BD in itertools.accumulate(groups))
@@ -131,7 +152,7 @@ def target_l0(forward: Forward, c: Coefficients) -> jax.Array:
 
   Rows that differ in L0 cost, too.
   """
-  l0_B = jnp.sum(forward.encoding.active_BM, axis=-1)
+  l0_B = forward.per_row(forward.encoding.active)
   return c.sparsity_coeff * jnp.mean((l0_B / c.target_l0 - 1) ** 2)
 
 
@@ -149,7 +170,8 @@ def quadratic_frequency(forward: Forward, c: Coefficients) -> jax.Array:
   Keeps latents from firing on a large share of rows (Google DeepMind's update
   of March 2025); p0 is `frequency_scale`.
   """
-  p_M = jnp.mean(forward.encoding.active_BM, axis=0)
+  encoding = forward.encoding
+  p_M = encoding.latents.per_latent(encoding.active) / len(forward.x_BD)
   return c.sparsity_coeff * jnp.sum(p_M * (1 + p_M / c.frequency_scale))
 
 
@@ -158,8 +180,8 @@ def tanh(forward: Forward, c: Coefficients) -> jax.Array:
 
   lambda E sum over M of tanh(c f ||d||).
   """
-  size_BM = jnp.abs(forward.encoding.f_BM) * forward.norm_M[None]
-  return c.sparsity_coeff * _mean_sum(jnp.tanh(c.tanh_scale * size_BM))
+  size = jnp.abs(forward.encoding.f) * forward.norm
+  return c.sparsity_coeff * forward.mean_sum(jnp.tanh(c.tanh_scale * size))
 
 
 def pre_activation(forward: Forward, c: Coefficients) -> jax.Array:
@@ -169,15 +191,14 @@ def pre_activation(forward: Forward, c: Coefficients) -> jax.Array:
   so that none stays dead.
   """
   threshold_M = forward.encoding.threshold
-  # Of all latents, not only of those that the forward pass counts.
-  pre_BM = forward.sae.reattached(forward.encoding.pre_BM, forward.x_BD)
-  below_BM = jax.nn.relu(threshold_M[None] - pre_BM)
-  return c.pre_activation_coeff * _mean_sum(below_BM * forward.norm_M[None])
+  below_BM = jax.nn.relu(threshold_M[None] - forward.pre_BM)
+  weighed_BM = below_BM * forward.norm_M[None]
+  return c.pre_activation_coeff * _mean_sum(weighed_BM)
 
 
 def l1(forward: Forward, c: Coefficients) -> jax.Array:
   """L1: lambda E||f||_1; of Gated SAEs that of the gate (arXiv:2404.16014)."""
-  return c.sparsity_coeff * _mean_sum(forward.encoding.size_BM)
+  return c.sparsity_coeff * forward.mean_sum(forward.encoding.size)
 
 
 def ri_l1(forward: Forward, c: Coefficients) -> jax.Array:
@@ -185,8 +206,8 @@ def ri_l1(forward: Forward, c: Coefficients) -> jax.Array:
 
   Of Anthropic's April 2024, and arXiv:2407.14435, App. D, for Gated SAEs.
   """
-  size_BM = forward.encoding.size_BM * forward.norm_M[None]
-  return c.sparsity_coeff * _mean_sum(size_BM)
+  size = forward.encoding.size * forward.norm
+  return c.sparsity_coeff * forward.mean_sum(size)
 
 
 def gate_error(forward: Forward, c: Coefficients) -> jax.Array:
@@ -196,8 +217,9 @@ def gate_error(forward: Forward, c: Coefficients) -> jax.Array:
   gradient (arXiv:2407.14435, App. D).
   """
   del c
-  y_hat_BD = forward.sae.predict(
-    forward.encoding.size_BM, forward.x_BD, forward.encoding.support
+  encoding = forward.encoding
+  y_hat_BD = forward.sae.predict_on(
+    encoding.latents, encoding.size, forward.x_BD
   )
   return _mean_sum((forward.y_BD - y_hat_BD) ** 2)
 
@@ -222,10 +244,8 @@ def aux_k(forward: Forward, c: Coefficients) -> jax.Array:
 
 def _aux_k(forward, c):
   residual_BD = jax.lax.stop_gradient(forward.residual_BD)
-  # Latents that count here are not those of the forward pass.
-  pre_BM = forward.sae.reattached(forward.encoding.pre_BM, forward.x_BD)
   # ReLU(-1) is 0: latents that are not dead fill up, and do not fire.
-  pre_BM = jnp.where(c.dead_M[None], pre_BM, -1)
+  pre_BM = jnp.where(c.dead_M[None], forward.pre_BM, -1)
   f_BM = selection.top_k(pre_BM, c.aux_k)
   sae = forward.sae
   e_hat_BD = ops.matmul(f_BM, sae.W_dec, sae.compute_dtype)
@@ -289,6 +309,7 @@ def evaluate(
   x_BD: jax.Array,
   y_BD: jax.Array,
   c: Coefficients,
+  latents: sparse.Latents = sparse.EVERYWHERE,
 ) -> tuple[jax.Array, tuple[dict[str, jax.Array], maps.Encoding]]:
   """Means over B of the squared errors, summed over D, plus penalties.
 
@@ -300,16 +321,17 @@ def evaluate(
     x_BD: input, of unit mean squared norm.
     y_BD: target; x_BD itself but for transcoders.
     c: the objective's numbers.
+    latents: all, or those of the SAE's support.
 
   Returns:
     The loss; scalars to log: 'squared_error' of the SAE (per row), 'l0'
-    (latents per row), 'penalty' (what lambda weighs) and each penalty under
-    'loss/'; and the latents.
+    (latents per row), 'mean_threshold', 'penalty' (what lambda weighs) and each
+    penalty under 'loss/'; and the latents.
 
   Raises:
     ValueError: the shapes do not agree.
   """
-  encoding = sae.forward(x_BD, jump, c.bandwidth)
+  encoding = sae.forward(x_BD, jump, c.bandwidth, latents)
   y_hats = reconstruct(sae, encoding, x_BD, c)
   forward = Forward(sae, x_BD, y_BD, encoding, y_hats)
   squared_errors = [_mean_sum((y_BD - y_hat_BD) ** 2) for y_hat_BD in y_hats]
@@ -318,6 +340,7 @@ def evaluate(
   metrics = {
     'squared_error': squared_errors[-1],
     'l0': _mean_l0(forward),
+    'mean_threshold': jnp.mean(encoding.threshold),
     'penalty': sum(
       (values[term] for term in terms if term not in _WITHOUT_LAMBDA),
       jnp.zeros(()),
@@ -327,8 +350,56 @@ def evaluate(
   return loss, (metrics, encoding)
 
 
+def gradients(
+  evaluate_on: Callable,
+  observe: Callable[[maps.Encoding], Any],
+  jump: ops.Jump,
+  sae: trained.Trained,
+  x_BD: jax.Array,
+  y_BD: jax.Array,
+  c: Coefficients,
+) -> tuple[tuple[jax.Array, tuple[dict[str, jax.Array], Any]], trained.Trained]:
+  """Returns ((loss, (scalars, what was observed)), gradients).
+
+  Where an SAE has a capacity, on its support, if that fits, and else on all
+  latents, in the same program; the same but for the order of sums.
+
+  Args:
+    evaluate_on: `evaluate` of the arguments from the SAE on.
+    observe: what is wanted of the latents, which are not kept.
+    jump: how jumps are differentiated.
+    sae: parameters.
+    x_BD: input.
+    y_BD: target.
+    c: the objective's numbers.
+  """
+
+  def loss_fn(sae, latents):
+    loss, (terms, encoding) = evaluate_on(sae, x_BD, y_BD, c, latents)
+    return loss, (terms, observe(encoding))
+
+  def on(latents):
+    return jax.value_and_grad(loss_fn, has_aux=True)(sae, latents)
+
+  if not sae.capacity:
+    found = on(sparse.EVERYWHERE)
+    is_sparse = jnp.zeros(())
+  else:
+    support = jax.tree.map(
+      jax.lax.stop_gradient, sae.support(x_BD, jump, c.bandwidth)
+    )
+    found = jax.lax.cond(
+      support.fits,
+      lambda: on(support),
+      lambda: on(sparse.Everywhere(support.known_BM)),
+    )
+    is_sparse = support.fits.astype('float32')
+  (loss, (terms, observed)), grads = found
+  return (loss, (terms | {'is_sparse': is_sparse}, observed)), grads
+
+
 def _mean_l0(forward):
-  return _mean_sum(forward.encoding.active_BM)
+  return forward.mean_sum(forward.encoding.active)
 
 
 def _mean_sum(value_BM):

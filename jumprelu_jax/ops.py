@@ -37,8 +37,10 @@ def step(
   Args:
     pre_BM: encoder pre-activations. Not the activations after the jump: these
       are 0 below the threshold, so half of the window would be lost.
-    threshold_M: positive thresholds, float32, in the units of pre_BM.
-    bandwidth: width of the kernel, > 0, same units, one or [M]; may be traced.
+    threshold_M: positive thresholds, float32, in the units of pre_BM; or one
+      for each pre-activation, of the same shape.
+    bandwidth: width of the kernel, > 0, same units, one, [M], or of pre_BM's
+      shape; may be traced.
     kernel: unit-mass kernel.
 
   Returns:
@@ -47,8 +49,7 @@ def step(
   Raises:
     ValueError: the shapes do not agree.
   """
-  shapes.check(pre_BM=pre_BM, threshold_M=threshold_M)
-  return _step(kernel, pre_BM, threshold_M, jnp.asarray(bandwidth, 'float32'))
+  return _step(kernel, pre_BM, *_spread(pre_BM, threshold_M, bandwidth))
 
 
 def jumprelu(
@@ -72,65 +73,71 @@ def jumprelu(
   Raises:
     ValueError: the shapes do not agree.
   """
-  shapes.check(pre_BM=pre_BM, threshold_M=threshold_M)
-  bandwidth = jnp.asarray(bandwidth, 'float32')
-  return _jumprelu(kernel, pre_BM, threshold_M, bandwidth)
+  return _jumprelu(kernel, pre_BM, *_spread(pre_BM, threshold_M, bandwidth))
 
 
 def is_active(pre_BM: jax.Array, threshold_M: jax.Array) -> jax.Array:
   """True where pre exceeds its threshold, compared in float32."""
-  return pre_BM.astype('float32') > threshold_M[None].astype('float32')
+  return _exceeds(pre_BM, threshold_M[None])
 
 
-# The bandwidth is an ordinary argument with a zero cotangent: as a
+def _spread(pre_BM, threshold_M, bandwidth):
+  """Returns thresholds and bandwidths as [1, M], or as pre-activations."""
+  if threshold_M.ndim == 1:
+    shapes.check(pre_BM=pre_BM, threshold_M=threshold_M)
+    threshold_M = threshold_M[None]
+  bandwidth = jnp.asarray(bandwidth, 'float32')
+  if bandwidth.ndim < 2:  # one, or of each latent
+    bandwidth = jnp.reshape(bandwidth, (1, -1))
+  return threshold_M, bandwidth
+
+
+# Below, thresholds are [1, M], or of each pre-activation, and bandwidths too,
+# or [1, 1]. The bandwidth is an ordinary argument with a zero cotangent: as a
 # non-differentiable one it could be neither traced nor vmapped over.
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _step(kernel, pre_BM, threshold_M, bandwidth):
+def _step(kernel, pre_BM, threshold, bandwidth):
   del kernel, bandwidth
-  return is_active(pre_BM, threshold_M).astype('float32')
+  return _exceeds(pre_BM, threshold).astype('float32')
 
 
-def _step_fwd(kernel, pre_BM, threshold_M, bandwidth):
-  out_BM = _step(kernel, pre_BM, threshold_M, bandwidth)
-  return out_BM, (pre_BM, threshold_M, bandwidth)
+def _step_fwd(kernel, pre_BM, threshold, bandwidth):
+  out_BM = _step(kernel, pre_BM, threshold, bandwidth)
+  return out_BM, (pre_BM, threshold, bandwidth)
 
 
 def _step_bwd(kernel, residuals, g_BM):
-  pre_BM, threshold_M, bandwidth = residuals
-  density_BM = _density(kernel, pre_BM, threshold_M, bandwidth)
-  d_threshold_M = -jnp.sum(g_BM.astype('float32') * density_BM, axis=0)
-  return (
-    jnp.zeros_like(pre_BM),
-    d_threshold_M.astype(threshold_M.dtype),
-    jnp.zeros_like(bandwidth),
-  )
+  pre_BM, threshold, bandwidth = residuals
+  density_BM = _density(kernel, pre_BM, threshold, bandwidth)
+  d_threshold = -_summed(g_BM.astype('float32') * density_BM, threshold)
+  return jnp.zeros_like(pre_BM), d_threshold, jnp.zeros_like(bandwidth)
 
 
 _step.defvjp(_step_fwd, _step_bwd)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _jumprelu(kernel, pre_BM, threshold_M, bandwidth):
+def _jumprelu(kernel, pre_BM, threshold, bandwidth):
   del kernel, bandwidth
-  return jnp.where(is_active(pre_BM, threshold_M), pre_BM, 0)
+  return jnp.where(_exceeds(pre_BM, threshold), pre_BM, 0)
 
 
-def _jumprelu_fwd(kernel, pre_BM, threshold_M, bandwidth):
-  out_BM = _jumprelu(kernel, pre_BM, threshold_M, bandwidth)
-  return out_BM, (pre_BM, threshold_M, bandwidth)
+def _jumprelu_fwd(kernel, pre_BM, threshold, bandwidth):
+  out_BM = _jumprelu(kernel, pre_BM, threshold, bandwidth)
+  return out_BM, (pre_BM, threshold, bandwidth)
 
 
 def _jumprelu_bwd(kernel, residuals, g_BM):
-  pre_BM, threshold_M, bandwidth = residuals
-  d_pre_BM = jnp.where(is_active(pre_BM, threshold_M), g_BM, 0)
-  density_BM = _density(kernel, pre_BM, threshold_M, bandwidth)
-  d_threshold_M = jnp.sum(g_BM.astype('float32') * density_BM, axis=0)
-  d_threshold_M *= -threshold_M.astype('float32')
+  pre_BM, threshold, bandwidth = residuals
+  d_pre_BM = jnp.where(_exceeds(pre_BM, threshold), g_BM, 0)
+  density_BM = _density(kernel, pre_BM, threshold, bandwidth)
+  d_threshold = _summed(g_BM.astype('float32') * density_BM, threshold)
+  d_threshold *= -threshold.astype('float32')
   return (
     d_pre_BM.astype(pre_BM.dtype),
-    d_threshold_M.astype(threshold_M.dtype),
+    d_threshold.astype(threshold.dtype),
     jnp.zeros_like(bandwidth),
   )
 
@@ -150,9 +157,7 @@ def step_through(
   from the paper, which trains thresholds alone by it and reports that this is
   worse; Anthropic's recipe of January 2025 has it. Arguments as `step`.
   """
-  shapes.check(pre_BM=pre_BM, threshold_M=threshold_M)
-  bandwidth = jnp.asarray(bandwidth, 'float32')
-  return _step_through(kernel, pre_BM, threshold_M, bandwidth)
+  return _step_through(kernel, pre_BM, *_spread(pre_BM, threshold_M, bandwidth))
 
 
 def jumprelu_through(
@@ -166,9 +171,8 @@ def jumprelu_through(
   d/dpre := H(pre - threshold) + (threshold / eps) K((pre - threshold) / eps);
   see `step_through`. Arguments as `step`.
   """
-  shapes.check(pre_BM=pre_BM, threshold_M=threshold_M)
-  bandwidth = jnp.asarray(bandwidth, 'float32')
-  return _jumprelu_through(kernel, pre_BM, threshold_M, bandwidth)
+  at = _spread(pre_BM, threshold_M, bandwidth)
+  return _jumprelu_through(kernel, pre_BM, *at)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -192,8 +196,7 @@ def _jumprelu_through(kernel, pre_BM, threshold_M, bandwidth):
 
 def _jumprelu_through_bwd(kernel, residuals, g_BM):
   d_pre_BM, d_threshold_M, d_bandwidth = _jumprelu_bwd(kernel, residuals, g_BM)
-  threshold_M = residuals[1].astype('float32')
-  jump_BM = threshold_M[None] * _density(kernel, *residuals)
+  jump_BM = residuals[1].astype('float32') * _density(kernel, *residuals)
   d_pre_BM = d_pre_BM + (g_BM.astype('float32') * jump_BM).astype(
     d_pre_BM.dtype
   )
@@ -240,11 +243,21 @@ class Jump:
   )
 
 
-def _density(kernel, pre_BM, threshold_M, bandwidth):
+def _exceeds(pre_BM, threshold):
+  return pre_BM.astype('float32') > threshold.astype('float32')
+
+
+def _density(kernel, pre_BM, threshold, bandwidth):
   """K((pre - threshold) / bandwidth) / bandwidth, in float32."""
-  distance_BM = pre_BM.astype('float32') - threshold_M[None].astype('float32')
-  bandwidth_1M = jnp.reshape(bandwidth, (1, -1))  # of one, or of each latent
-  return kernel(distance_BM / bandwidth_1M) / bandwidth_1M
+  distance_BM = pre_BM.astype('float32') - threshold.astype('float32')
+  return kernel(distance_BM / bandwidth) / bandwidth
+
+
+def _summed(value_BM, threshold):
+  """Returns the sum over rows, unless each row has thresholds of its own."""
+  if value_BM.shape == threshold.shape:
+    return value_BM
+  return jnp.sum(value_BM, axis=0, keepdims=True)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

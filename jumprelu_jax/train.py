@@ -143,7 +143,7 @@ def train_step(
   y_BD: jax.Array,
   numbers: Numbers,
   *,
-  objective: Callable,
+  gradients: Callable,
   components: Mapping[str, components_lib.Component],
   optimizer: optim.Optimizer,
   sparsity_warmup_steps: int,
@@ -155,7 +155,7 @@ def train_step(
     x_BD: activations of unit mean squared norm, float32.
     y_BD: what to predict: the same, or a transcoder's target.
     numbers: lambda (after its warm-up), bandwidth, learning rates and the rest.
-    objective: (sae, x_BD, y_BD, coefficients) → as `objectives.evaluate`.
+    gradients: of a run's objective (see `gradients_of`).
     components: by the names of their states.
     optimizer: takes the step; returns decoder rows of unit norm.
     sparsity_warmup_steps: lambda rises linearly from 0 over these steps.
@@ -173,50 +173,58 @@ def train_step(
   for name, component in components.items():
     coefficients = component.before(state.components[name], coefficients)
 
-  def loss_fn(sae):
-    return objective(sae, x_BD, y_BD, coefficients)
+  def observe(encoding):
+    return {
+      name: component.observe(encoding, coefficients)
+      for name, component in components.items()
+    }
 
-  (loss, (terms, encoding)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-    state.sae
+  (loss, (terms, observed)), grads = gradients(
+    observe, state.sae, x_BD, y_BD, coefficients
   )
   sae, opt_state = optimizer.step(
     grads, state.opt_state, state.sae, numbers.rates
   )
-  seen = components_lib.Seen(
-    encoding, coefficients, terms['squared_error'], terms['penalty'], warm
-  )
+  known = (terms['l0'], terms['squared_error'], terms['penalty'], warm)
   states = {
-    name: component.after(state.components[name], seen)
+    name: component.after(
+      state.components[name],
+      components_lib.Seen(observed[name], coefficients, *known),
+    )
     for name, component in components.items()
   }
   metrics = terms | {
     'loss': loss,
     'sparsity_coeff': coefficients.sparsity_coeff,
-    'mean_threshold': jnp.mean(encoding.threshold),
     'dead_fraction': jnp.mean(coefficients.dead_M, dtype='float32'),
-    'is_sparse': _is_sparse(encoding),
   }
   return TrainState(state.step + 1, sae, opt_state, states), metrics
 
 
-def _is_sparse(encoding):
-  """Returns 1 where a step had room for its support, else 0."""
-  if encoding.support is None:
-    return jnp.zeros(())
-  return encoding.support.fits.astype('float32')
-
-
 def objective_of(run: config_lib.RunConfig) -> Callable:
   """Returns a run's objective: `objectives.evaluate` of the last arguments."""
-  jump = ops.Jump(
-    ops.ESTIMATORS[run.objective.estimator],
-    kernels.KERNELS[run.objective.kernel],
-  )
   return functools.partial(
     objectives.evaluate,
     architectures.of(run).reconstruct,
     objectives.penalties(run.objective.name),
-    jump,
+    _jump_of(run),
+  )
+
+
+def gradients_of(run: config_lib.RunConfig) -> Callable:
+  """Returns (observe, sae, x_BD, y_BD, c) → as `objectives.gradients`."""
+  objective, jump = objective_of(run), _jump_of(run)
+
+  def gradients(observe, sae, x_BD, y_BD, c):
+    return objectives.gradients(objective, observe, jump, sae, x_BD, y_BD, c)
+
+  return gradients
+
+
+def _jump_of(run):
+  return ops.Jump(
+    ops.ESTIMATORS[run.objective.estimator],
+    kernels.KERNELS[run.objective.kernel],
   )
 
 
@@ -241,7 +249,7 @@ def step_of(
   """
   step = functools.partial(
     train_step,
-    objective=objective_of(run),
+    gradients=gradients_of(run),
     components=components_of(run),
     optimizer=optimizer_of(run, mesh),
     sparsity_warmup_steps=run.objective.sparsity_warmup_steps,

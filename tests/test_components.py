@@ -12,6 +12,7 @@ from jumprelu_jax import components
 from jumprelu_jax import objectives
 from jumprelu_jax import optim
 from jumprelu_jax import sharding
+from jumprelu_jax import sparse
 from jumprelu_jax.sae import jumprelu
 from jumprelu_jax.sae import maps
 
@@ -29,15 +30,20 @@ def objective(make_run):
   ).objective
 
 
-def seen(active_BM=((1.0,),), *, pre_BM=None, coefficients=NUMBERS, **values):
+def seen(component, active_BM=((1.0,),), *, pre_BM=None, **values):
   """What a component sees of a step in which some latents fired."""
   active_BM = jnp.asarray(active_BM, 'float32')
   pre_BM = active_BM if pre_BM is None else jnp.asarray(pre_BM)
   threshold = values.pop('threshold', jnp.zeros(active_BM.shape[1]))
-  encoding = maps.Encoding(pre_BM, active_BM, active_BM, active_BM, threshold)
+  coefficients = values.pop('coefficients', NUMBERS)
+  same = (active_BM, active_BM, active_BM)
+  encoding = maps.Encoding(sparse.EVERYWHERE, pre_BM, *same, threshold)
   numbers = {'squared_error': 1.0, 'penalty': 1.0, 'warmth': 1.0} | values
   return components.Seen(
-    encoding, coefficients, **jax.tree.map(jnp.float32, numbers)
+    component.observe(encoding, coefficients),
+    coefficients,
+    l0=active_BM.sum(1).mean(),
+    **jax.tree.map(jnp.float32, numbers),
   )
 
 
@@ -54,7 +60,7 @@ def test_tokens_count_from_the_last_time_that_a_latent_fired(objective):
     ([[0, 0, 1], [0, 0, 0]], [2, 6, 0], [False, True, False]),
   ]
   for active, tokens, dead in expected:
-    state = component.after(state, seen(active))
+    state = component.after(state, seen(component, active))
     np.testing.assert_array_equal(state['tokens_M'], tokens)
     got = component.before(state, NUMBERS)
     np.testing.assert_array_equal(got.dead_M, dead)
@@ -67,7 +73,7 @@ def test_count_of_more_tokens_than_an_int32_holds_stays_dead(objective):
 
   @jax.jit
   def train(state, fired_M):
-    step = seen(jnp.broadcast_to(fired_M[None], (rows, 2)))
+    step = seen(component, jnp.broadcast_to(fired_M[None], (rows, 2)))
     return jax.lax.fori_loop(
       0, steps, lambda _, state: component.after(state, step), state
     )
@@ -95,7 +101,9 @@ def test_tokens_are_counted_over_the_whole_mesh(objective):
   assert tokens['tokens_M'].sharding.spec == jax.sharding.PartitionSpec(
     'latent'
   )
-  after = jax.jit(lambda state, active: component.after(state, seen(active)))
+  after = jax.jit(
+    lambda state, active: component.after(state, seen(component, active))
+  )
   placed = jax.device_put(active_BM, layout)
   for step in (1, 2):
     tokens = after(tokens, placed)
@@ -110,7 +118,9 @@ def test_selection_threshold_averages_from_the_first_cutoff_on(objective):
   assert state['threshold'] < 0  # none yet
   want = None
   for cutoff in (0.5, 0.7, 0.0, 0.3):
-    state = component.after(state, seen(threshold=jnp.float32(cutoff)))
+    state = component.after(
+      state, seen(component, threshold=jnp.float32(cutoff))
+    )
     want = cutoff if want is None else 0.99 * want + 0.01 * cutoff
     np.testing.assert_allclose(state['threshold'], want, rtol=1e-6)
   assert component.before(state, NUMBERS) == NUMBERS
@@ -127,7 +137,7 @@ def test_l0_controller_moves_the_log_of_lambda_by_the_log_of_l0(objective):
     active_BM[0, : int(2 * l0)] = 1  # the other row has none: a mean counts
     # A penalty in proportion to lambda, and of the error's order.
     penalty = component.before(state, NUMBERS).sparsity_coeff
-    state = component.after(state, seen(active_BM, penalty=penalty))
+    state = component.after(state, seen(component, active_BM, penalty=penalty))
     error = np.clip(np.log(l0 / 4.0), -1, 1)
     integral += 0.1 * error
     got = component.before(state, NUMBERS)
@@ -155,6 +165,7 @@ def test_l0_controller_keeps_the_penalty_near_the_error(
   component = components.l0_controller(objective)
   state = {'integral': jnp.float32(0.3), 'error': jnp.float32(-0.2)}
   step = seen(
+    component,
     np.ones((2, l0)),  # the target is 4
     squared_error=4.0,
     penalty=warmth * penalty,
@@ -175,7 +186,9 @@ def test_l0_controller_lowers_lambda_while_nothing_fires(objective):
   state = component.init(8)
   before = 2.0
   for _ in range(3):
-    state = component.after(state, seen(np.zeros((4, 8)), penalty=0.0))
+    state = component.after(
+      state, seen(component, np.zeros((4, 8)), penalty=0.0)
+    )
     after = float(component.before(state, NUMBERS).sparsity_coeff)
     assert after < before
     before = after
@@ -195,7 +208,8 @@ def test_adaptive_bandwidth_fills_windows_with_the_same_rows(objective):
       [0.2, 1.26, 0.8],
     ]
   )
-  step = seen(np.zeros((5, 3)), pre_BM=pre_BM, threshold=jnp.ones(3))
+  values = {'pre_BM': pre_BM, 'threshold': jnp.ones(3)}
+  step = seen(component, np.zeros((5, 3)), **values)
   state = component.after(state, step)
   log_ratio = np.log((np.array([0, 1, 5]) + 0.5) / (2.5 + 0.5))
   moved = -0.01 * np.clip(log_ratio, -1, 1)
@@ -205,7 +219,8 @@ def test_adaptive_bandwidth_fills_windows_with_the_same_rows(objective):
   np.testing.assert_allclose(got.bandwidth, 0.5 * np.exp(moved), rtol=1e-6)
   # The next step counts in these windows: 1.3 is in the first one's, if wide.
   wide = NUMBERS.replace(bandwidth=jnp.array([0.62, 0.5, 0.5]))
-  again = component.after(state, step._replace(coefficients=wide))
+  step = seen(component, np.zeros((5, 3)), coefficients=wide, **values)
+  again = component.after(state, step)
   log_ratio[0] = np.log((2 + 0.5) / (2.5 + 0.5))
   moved -= 0.01 * np.clip(log_ratio, -1, 1)
   np.testing.assert_allclose(again['log_factor_M'], moved, rtol=1e-5)
@@ -214,7 +229,9 @@ def test_adaptive_bandwidth_fills_windows_with_the_same_rows(objective):
 def test_adaptive_bandwidth_stays_within_a_factor_of_eight(objective):
   component = components.adaptive_bandwidth(objective)
   pre_BM = np.tile([[0.0, 1.0]], (50, 1))
-  step = seen(np.zeros((50, 2)), pre_BM=pre_BM, threshold=jnp.ones(2))
+  step = seen(
+    component, np.zeros((50, 2)), pre_BM=pre_BM, threshold=jnp.ones(2)
+  )
 
   @jax.jit
   def train(state):
@@ -235,7 +252,9 @@ def test_adaptive_bandwidth_counts_over_the_whole_mesh(objective):
   pre_BM = np.random.default_rng(0).uniform(0, 2, (16, 8)).astype('float32')
 
   def after(pre_BM):
-    step = seen(np.zeros((16, 8)), pre_BM=pre_BM, threshold=jnp.ones(8))
+    step = seen(
+      component, np.zeros((16, 8)), pre_BM=pre_BM, threshold=jnp.ones(8)
+    )
     return component.after(component.init(8), step)['log_factor_M']
 
   got = jax.jit(after)(jax.device_put(pre_BM, layout))

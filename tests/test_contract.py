@@ -297,8 +297,8 @@ def test_what_is_released_is_what_was_trained(small, tmp_path):
   loaded = export.load_npz(tmp_path / 'params.npz')
   assert type(loaded) is type(released)
   raw_BD, out = shards.scales[0] * x_BD, shards.scales[-1]
-  want_BD = out * state.sae.predict(encoding.f_BM, x_BD)
-  fires_BM = np.asarray(encoding.f_BM > 0)
+  want_BD = out * state.sae.predict(encoding.f, x_BD)
+  fires_BM = np.asarray(encoding.f > 0)
   assert 0.01 < fires_BM.mean() < 0.9
   for sae in (released, loaded):
     np.testing.assert_array_equal(sae.encode(raw_BD) > 0, fires_BM)

@@ -69,11 +69,11 @@ def test_l1_weighs_the_gate_and_not_the_activations():
   positive = np.maximum(gate + np.asarray(sae.b_gate), 0)
   want = 0.3 * positive.sum(1).mean()
   np.testing.assert_allclose(metrics['loss/l1'], want, rtol=1e-5)
-  assert abs(0.3 * encoding.f_BM.sum(1).mean() - want) > 0.1
+  assert abs(0.3 * encoding.f.sum(1).mean() - want) > 0.1
   # L0 counts what fires: open gates whose magnitudes are positive.
-  np.testing.assert_array_equal(encoding.active_BM, encoding.f_BM > 0)
+  np.testing.assert_array_equal(encoding.active, encoding.f > 0)
   np.testing.assert_allclose(
-    metrics['l0'], (encoding.f_BM > 0).sum(1).mean(), rtol=1e-6
+    metrics['l0'], (encoding.f > 0).sum(1).mean(), rtol=1e-6
   )
 
 
@@ -125,7 +125,7 @@ def test_latent_with_negative_threshold_fires_where_its_magnitude_is_positive():
   np.testing.assert_array_equal(sae.fold(1.0).threshold, [0.0])
   want = [[0.0], [0.0], [0.5], [2.0]]
   np.testing.assert_allclose(sae.fold(1.0).encode(x_BD), want)
-  np.testing.assert_allclose(sae.forward(x_BD, None, 0.1).f_BM, want)
+  np.testing.assert_allclose(sae.forward(x_BD, None, 0.1).f, want)
 
 
 def test_initial_gated_sae_is_a_relu_sae(make_run):
@@ -134,7 +134,7 @@ def test_initial_gated_sae_is_a_relu_sae(make_run):
   )
   for init in (gated.init, gated.init_free_norm):
     sae = init(jax.random.key(0), (6,), config)
-    f_BM = sae.forward(random_rows(), None, 0.1).f_BM
+    f_BM = sae.forward(random_rows(), None, 0.1).f
     pre = np.asarray(random_rows()) @ np.asarray(sae.W_enc)
     np.testing.assert_allclose(f_BM, np.maximum(pre, 0), atol=1e-6)
   np.testing.assert_allclose(

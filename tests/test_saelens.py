@@ -134,7 +134,7 @@ def assert_equal(ours, theirs, terms):
       metrics[name], output.losses[want].item(), rtol=1e-5, err_msg=name
     )
   f = output.feature_acts.detach().numpy()
-  np.testing.assert_array_equal(encoding.f_BM > 0, f > 0)
+  np.testing.assert_array_equal(encoding.f > 0, f > 0)
   for name, want in want_gradients.items():
     assert_near(getattr(gradients, name), want, name)
 
@@ -219,7 +219,7 @@ def test_relu_before_the_jump_shows_below_half_a_bandwidth():
   for name in ('W_enc', 'b_enc', 'W_dec', 'b_dec'):
     assert_near(getattr(ours, name), want[name], name)
   # What the others add, of the L0 term and of the squared error.
-  far_BM = np.asarray(encoding.pre_BM) <= -0.05
+  far_BM = np.asarray(encoding.pre) <= -0.05
   y_hat_BD = output.sae_out.detach().numpy()
   d_f_BM = 2 * (y_hat_BD - np.asarray(x_BD)) @ np.asarray(sae.W_dec).T
   added_BM = far_BM * (0.3 + 0.05 * d_f_BM) / 0.2 / len(x_BD)
@@ -230,7 +230,7 @@ def test_relu_before_the_jump_shows_below_half_a_bandwidth():
 def test_pre_activation_loss_is_of_dead_latents_alone():
   sae, x_BD = random_of(jumprelu.RawThresholdJumpReLU), random_rows()
   _, (metrics, encoding) = loss_of('tanh+pre_activation', sae, x_BD, NUMBERS)
-  below_BM = np.asarray(sae.threshold) - np.asarray(encoding.pre_BM)
+  below_BM = np.asarray(sae.threshold) - np.asarray(encoding.pre)
   weighed_BM = np.maximum(below_BM, 0) * np.linalg.norm(sae.W_dec, axis=1)
   dead = np.arange(16) < 5
   for mask in (dead, np.zeros(16, bool), np.ones(16, bool)):
@@ -419,7 +419,8 @@ def test_batch_top_k_threshold_starts_at_its_first_value(make_run):
   zero = jnp.zeros(())
   for _ in range(5):
     step_of(module, x_BD)
-    seen = components.Seen(encoding, None, zero, zero, zero)
+    observed = component.observe(encoding, None)
+    seen = components.Seen(observed, None, zero, zero, zero, zero)
     state = component.after(state, seen)
   np.testing.assert_allclose(
     module.topk_threshold.item(),

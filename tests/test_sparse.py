@@ -1,6 +1,7 @@
 """Sparse products and steps equal the dense ones."""
 
 import dataclasses
+import functools
 
 import jax
 from jax import numpy as jnp
@@ -9,7 +10,9 @@ import pytest
 import random_saes
 
 from jumprelu_jax import architectures
+from jumprelu_jax import components
 from jumprelu_jax import kernels
+from jumprelu_jax import objectives
 from jumprelu_jax import ops
 from jumprelu_jax import sparse
 
@@ -25,27 +28,52 @@ def random_mask(seed=0, rows=12, latents=96, share=0.1):
   return np.random.default_rng(seed).random((rows, latents)) < share
 
 
+def found(mask_BM, capacity, pre_BM=None):
+  pre_BM = mask_BM.astype('float32') if pre_BM is None else pre_BM
+  return sparse.find(jnp.asarray(pre_BM), jnp.asarray(mask_BM), capacity)
+
+
 @pytest.mark.parametrize('capacity', [4, 5, 20, 96])
 @pytest.mark.parametrize('latents', [96, 100])
 def test_support_is_the_mask(capacity, latents):
   mask_BM = random_mask(latents=latents)
   most = mask_BM.sum(axis=1).max()
-  support = sparse.find(jnp.asarray(mask_BM), capacity)
-  np.testing.assert_array_equal(support.count_B, mask_BM.sum(axis=1))
-  assert int(support.most) == most
+  support = found(mask_BM, capacity)
+  order_B = np.asarray(support.order_B)
+  np.testing.assert_array_equal(np.sort(order_B), np.arange(len(mask_BM)))
+  counts_B = mask_BM.sum(axis=1)[order_B]
+  assert (np.diff(counts_B) <= 0).all()  # the fullest first
+  np.testing.assert_array_equal(support.count_B, counts_B)
   assert bool(support.fits) == (most <= capacity)
-  for row, index_K in zip(mask_BM, support.index_KB.T, strict=True):
+  for row, index_K in zip(mask_BM[order_B], support.index_KB.T, strict=True):
     (want,) = np.nonzero(row)
     count = min(len(want), capacity)
     np.testing.assert_array_equal(index_K[:count], want[:count])
 
 
-def test_values_spread_back_to_their_places():
+def test_arrays_in_slots_add_up_as_dense_ones():
   mask_BM = random_mask()
-  a_BM = np.random.default_rng(1).normal(size=mask_BM.shape).astype('float32')
-  support = sparse.find(jnp.asarray(mask_BM), 20)
-  back_BM = support.spread(support.values(a_BM), a_BM.shape[1])
-  np.testing.assert_array_equal(back_BM, np.where(mask_BM, a_BM, 0))
+  a_BM, weight_BM = np.random.default_rng(1).normal(size=(2, *mask_BM.shape))
+  support = found(mask_BM, 20)
+
+  def slots(value_BM):
+    ordered_BM = value_BM[np.asarray(support.order_B)]
+    value_BK = np.take_along_axis(ordered_BM, np.asarray(support.index_KB).T, 1)
+    return support.kept(jnp.asarray(value_BK.T, 'float32'))
+
+  kept_BM = np.where(mask_BM, a_BM, 0)
+  for got, want in (
+    (support.per_row(slots(a_BM)), kept_BM.sum(1)),
+    (support.per_latent(slots(a_BM)), kept_BM.sum(0)),
+    # What is given to each latent comes back as a sum over its rows.
+    (
+      jax.grad(
+        lambda v_M: jnp.sum(support.each(v_M) * slots(weight_BM * mask_BM))
+      )(jnp.ones(96)),
+      (weight_BM * mask_BM).sum(0),
+    ),
+  ):
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
 def sae_of(name, make_run, capacity):
@@ -68,35 +96,46 @@ def sae_of(name, make_run, capacity):
   )
 
 
-@pytest.mark.parametrize('capacity', [M, 1], ids=['fits', 'falls back'])
-@pytest.mark.parametrize(('name', 'objective'), CASES, ids=map('/'.join, CASES))
-def test_steps_equal_dense_ones(name, objective, capacity, make_run):
+COEFFICIENTS = {
+  'sparsity_coeff': 0.3,
+  'bandwidth': 0.2,
+  'target_l0': 2.0,
+  'tanh_scale': 2.0,
+  'pre_activation_coeff': 0.1,
+  'aux_k_coeff': 0.5,
+  'aux_k': 7,
+  'dead_M': jnp.arange(M) % 3 == 0,
+  'prefixes': (16, M),
+}
+
+
+def outcome(name, objective, sae, jump=None, observe=lambda encoding: ()):
+  """Loss, scalars, what is observed, and gradients of a step."""
+  jump = jump or ops.Jump()
   architecture = architectures.ARCHITECTURES[name]
   x_BD = random_saes.random_rows(count=10)
   y_BD = x_BD if architecture.num_sites == 1 else x_BD[:, :5] * 2
-  coefficients = {
-    'sparsity_coeff': 0.3,
-    'bandwidth': 0.2,
-    'target_l0': 2.0,
-    'tanh_scale': 2.0,
-    'pre_activation_coeff': 0.1,
-    'aux_k_coeff': 0.5,
-    'aux_k': 7,
-    'dead_M': jnp.arange(M) % 3 == 0,
-    'prefixes': (16, M),
-  }
+  evaluate_on = functools.partial(
+    objectives.evaluate,
+    architecture.reconstruct,
+    objectives.penalties(objective),
+    jump,
+  )
+  c = objectives.Coefficients(**COEFFICIENTS)
+  return objectives.gradients(evaluate_on, observe, jump, sae, x_BD, y_BD, c)
 
-  def outcome(capacity):
-    return random_saes.loss_and_gradients_of(
-      objective,
-      sae_of(name, make_run, capacity),
-      (x_BD, y_BD),
-      coefficients,
-      reconstruct=architecture.reconstruct,
-    )
 
-  (want_loss, (want_terms, _)), want = outcome(0)
-  (loss, (terms, _)), got = outcome(capacity)
+@pytest.mark.parametrize('capacity', [M, 1], ids=['fits', 'falls back'])
+@pytest.mark.parametrize(('name', 'objective'), CASES, ids=map('/'.join, CASES))
+def test_steps_equal_dense_ones(name, objective, capacity, make_run):
+  (want_loss, (want_terms, _)), want = outcome(
+    name, objective, sae_of(name, make_run, 0)
+  )
+  (loss, (terms, _)), got = outcome(
+    name, objective, sae_of(name, make_run, capacity)
+  )
+  is_top_k = 'topk' in name and 'batch' not in name  # always fits
+  assert terms['is_sparse'] == (capacity == M or is_top_k)
   np.testing.assert_allclose(loss, want_loss, rtol=1e-6)
   np.testing.assert_allclose(terms['l0'], want_terms['l0'])
   for param, expected in random_saes.float64_params(want).items():
@@ -106,36 +145,52 @@ def test_steps_equal_dense_ones(name, objective, capacity, make_run):
     )
 
 
+def test_blocks_of_rows_add_up(make_run, monkeypatch):
+  monkeypatch.setattr(sparse, '_BLOCK_ROWS', 5)  # of 10
+  _, want = outcome('jumprelu', 'l0', sae_of('jumprelu', make_run, 0))
+  _, got = outcome('jumprelu', 'l0', sae_of('jumprelu', make_run, M))
+  for param, expected in random_saes.float64_params(want).items():
+    random_saes.assert_near(getattr(got, param), expected, param)
+
+
 @pytest.mark.parametrize('kernel', kernels.KERNELS)
 @pytest.mark.parametrize('estimator', ops.ESTIMATORS)
 def test_whole_windows_are_in_the_support(kernel, estimator, make_run):
   """Thresholds learn from all that is near them, whatever the kernel."""
   jump = ops.Jump(ops.ESTIMATORS[estimator], kernels.KERNELS[kernel])
-  x_BD = random_saes.random_rows(count=10)
-  gradients = [
-    random_saes.loss_and_gradients_of(
-      'l0',
-      sae_of('jumprelu', make_run, capacity),
-      x_BD,
-      {'sparsity_coeff': 0.3, 'bandwidth': 0.1},
-      jump=jump,
-    )[1]
+  want, got = (
+    outcome('jumprelu', 'l0', sae_of('jumprelu', make_run, capacity), jump)[1]
     for capacity in (0, M)
-  ]
-  want, got = (random_saes.float64_params(g) for g in gradients)
-  for param, expected in want.items():
-    random_saes.assert_near(got[param], expected, param)
+  )
+  for param, expected in random_saes.float64_params(want).items():
+    random_saes.assert_near(getattr(got, param), expected, param)
+
+
+@pytest.mark.parametrize('name', components.COMPONENTS)
+def test_components_observe_the_same(name, make_run):
+  component = components.COMPONENTS[name](make_run().objective)
+  c = objectives.Coefficients(**COEFFICIENTS)
+  architecture = 'batch_topk' if name == 'selection_threshold' else 'jumprelu'
+  objective = 'aux_k' if name == 'selection_threshold' else 'l0'
+  want, got = (
+    outcome(
+      architecture,
+      objective,
+      sae_of(architecture, make_run, capacity),
+      observe=lambda encoding: component.observe(encoding, c),
+    )[0][1][1]
+    for capacity in (0, M)
+  )
+  for one, other in zip(
+    jax.tree.leaves(got), jax.tree.leaves(want), strict=True
+  ):
+    np.testing.assert_allclose(one, other, rtol=1e-6)
 
 
 def test_the_fallback_is_in_one_program(make_run):
   """Rows that fit and rows that do not, without compiling again."""
   sae = sae_of('relu', make_run, 40)
-
-  @jax.jit
-  def fits(sae, x_BD):
-    return sae.forward(x_BD, ops.Jump(), 0.1).support.fits
-
-  x_BD = random_saes.random_rows(count=10)
-  assert bool(fits(sae, x_BD)) is True
-  assert bool(fits(sae.replace(b_enc=sae.b_enc + 5), x_BD)) is False
-  assert fits._cache_size() == 1
+  step = jax.jit(lambda sae: outcome('relu', 'ri_l1', sae)[0][1][0])
+  assert step(sae)['is_sparse'] == 1
+  assert step(sae.replace(b_enc=sae.b_enc + 5))['is_sparse'] == 0
+  assert step._cache_size() == 1

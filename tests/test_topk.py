@@ -176,30 +176,30 @@ def test_transcoder_predicts_its_target(has_skip):
 def test_k_largest_of_a_row_fire_if_they_are_positive():
   sae = random_top_k().replace(b_enc=jnp.full(16, -0.8))
   encoding = sae.forward(random_rows(), None, 0.1)
-  num_positive = (np.asarray(encoding.pre_BM) > 0).sum(1)
+  num_positive = (np.asarray(encoding.pre) > 0).sum(1)
   assert num_positive.min() < K < num_positive.max()
   np.testing.assert_array_equal(
-    encoding.active_BM.sum(1), np.minimum(num_positive, K)
+    encoding.active.sum(1), np.minimum(num_positive, K)
   )
 
 
 def test_batch_gives_rows_different_numbers_of_latents():
   sae, x_BD = random_top_k(topk.BatchTopK), random_rows()
   encoding = sae.forward(x_BD, None, 0.1)
-  l0_B = np.asarray(encoding.active_BM).sum(1)
+  l0_B = np.asarray(encoding.active).sum(1)
   assert l0_B.sum() == K * len(x_BD)
   assert l0_B.min() < K < l0_B.max()
-  f = np.asarray(encoding.f_BM)
+  f = np.asarray(encoding.f)
   assert encoding.threshold == f[f > 0].min()
 
 
 def test_batch_with_too_few_positive_lets_all_of_them_fire():
   sae = random_top_k(topk.BatchTopK).replace(b_enc=jnp.full(16, -1.5))
   encoding = sae.forward(random_rows(), None, 0.1)
-  positive_BM = np.maximum(np.asarray(encoding.pre_BM), 0)
+  positive_BM = np.maximum(np.asarray(encoding.pre), 0)
   assert 0 < (positive_BM > 0).sum() < K * 80
-  np.testing.assert_array_equal(encoding.f_BM, positive_BM)
-  np.testing.assert_array_equal(encoding.active_BM, positive_BM > 0)
+  np.testing.assert_array_equal(encoding.f, positive_BM)
+  np.testing.assert_array_equal(encoding.active, positive_BM > 0)
 
 
 @pytest.mark.parametrize('cls', LATENTS)
@@ -209,7 +209,7 @@ def test_mesh_selects_what_one_device_does(cls):
 
   def forward(sae, x_BD):
     encoding = sae.forward(x_BD, None, 0.1)
-    return encoding.f_BM, encoding.active_BM, encoding.threshold
+    return encoding.f, encoding.active, encoding.threshold
 
   want_BM, want_active_BM, want_cutoff = forward(sae, x_BD)
   shardings = (sharding.of_tree(mesh, sae), sharding.of_batch(mesh))
@@ -254,8 +254,8 @@ def test_batch_top_k_folded_at_its_cutoff_fires_as_in_training():
   encoding = sae.forward(x_BD, None, 0.1)
   just_below = encoding.threshold * (1 - 1e-6)
   f_BM = sae.fold_at(just_below, 1.0).encode(x_BD)
-  np.testing.assert_array_equal(f_BM > 0, encoding.active_BM > 0)
-  np.testing.assert_allclose(f_BM, encoding.f_BM, rtol=1e-5)
+  np.testing.assert_array_equal(f_BM > 0, encoding.active > 0)
+  np.testing.assert_allclose(f_BM, encoding.f, rtol=1e-5)
 
 
 @pytest.mark.parametrize('has_skip', [False, True])

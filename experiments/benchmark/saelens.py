@@ -38,7 +38,7 @@ class Trainer:
     self._trainer = trainers.saelens_trainer(run, shape.d_model, rows)
     sae = self._trainer.sae
     with torch.no_grad():
-      some = torch.from_numpy(rows_BD[:512])
+      some = torch.from_numpy(rows_BD)
       pre = (some - sae.b_dec) @ sae.W_enc + sae.b_enc
       share = 1 - shape.l0 / shape.num_latents
       threshold = np.quantile(pre.numpy(), share, axis=0).astype('float32')

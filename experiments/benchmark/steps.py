@@ -153,7 +153,7 @@ def _lines(shape, steppers):
 def _at_l0(state, rows_BD, l0):
   """Returns the state with thresholds that give an L0 on some rows."""
   sae = state.sae
-  pre_BM = np.asarray(sae.linear(rows_BD[:512]))
+  pre_BM = np.asarray(sae.linear(rows_BD))
   share = l0 / pre_BM.shape[1]
   threshold_M = np.quantile(pre_BM, 1 - share, axis=0).astype('float32')
   return state.replace(sae=sae.replace(log_threshold=jnp.log(threshold_M)))

@@ -33,30 +33,30 @@ class Gated(trained.Trained):
     """Returns the part of both biases that the pre-encoder bias makes."""
     return jnp.zeros_like(self.b_gate) + self.shift()
 
-  def forward(self, x_BD, jump, bandwidth):
+  def counts(self, pre_BM, jump, bandwidth):
+    """Where the gate is open."""
+    del jump, bandwidth
+    return pre_BM + jax.lax.stop_gradient(self.b_gate)[None] > 0
+
+  def deciding(self, linear_BM):
+    """The gate."""
+    return linear_BM + self.b_gate[None]
+
+  def forward(self, x_BD, jump, bandwidth, latents=sparse.EVERYWHERE):
     """The gate's positive part is what L1 penalties weigh (Eq. 8)."""
     del jump, bandwidth
-    b_gate = jax.lax.stop_gradient(self.b_gate)
-
-    def find(z_BM, capacity):
-      return sparse.find(z_BM + b_gate[None] > 0, capacity)
-
-    z_BM, support = self.linear_on_support(x_BD, find)
-    gate_BM = z_BM + self.b_gate[None]
-    magnitude_BM = jnp.exp(self.r_mag)[None] * z_BM + self.b_mag[None]
-    f_BM = jnp.where(gate_BM > 0, jax.nn.relu(magnitude_BM), 0)
+    z = latents.linear(self, x_BD)
+    gate = z + latents.each(self.b_gate)
+    ratio, b_mag = latents.each(jnp.exp(self.r_mag)), latents.each(self.b_mag)
+    f = latents.kept(jnp.where(gate > 0, jax.nn.relu(ratio * z + b_mag), 0))
     return maps.Encoding(
-      pre_BM=gate_BM,
-      f_BM=f_BM,
-      active_BM=maps.fired(f_BM),
-      size_BM=jax.nn.relu(gate_BM),
+      latents,
+      pre=gate,
+      f=f,
+      active=maps.fired(f),
+      size=latents.kept(jax.nn.relu(gate)),
       threshold=self.threshold,
-      support=support,
     )
-
-  def pre_bias(self):
-    """Returns the bias of the gate, [M]."""
-    return self.encoder_bias() + self.b_gate
 
   @property
   def threshold(self) -> jax.Array:

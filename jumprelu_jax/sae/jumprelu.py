@@ -18,21 +18,25 @@ from jumprelu_jax.sae import trained
 class _Jumps(maps.ThresholdMaps):
   """The forward pass of what has thresholds to train."""
 
-  def forward(self, x_BD, jump, bandwidth):
+  def counts(self, pre_BM, jump, bandwidth):
+    """What fires, or is inside the window."""
+    reach_M = kernels.reach(jump.kernel) * bandwidth
+    low_M = jax.lax.stop_gradient(self.threshold - reach_M)
+    return jax.nn.relu(pre_BM) >= low_M[None]
+
+  def forward(self, x_BD, jump, bandwidth, latents=sparse.EVERYWHERE):
     """Returns the latents as training sees them."""
-    threshold_M = self.threshold
-
-    def find(pre_BM, capacity):
-      reach_M = kernels.reach(jump.kernel) * bandwidth
-      low_M = jax.lax.stop_gradient(threshold_M - reach_M)
-      return sparse.find(jax.nn.relu(pre_BM) >= low_M[None], capacity)
-
-    pre_BM, support = self.linear_on_support(x_BD, find)
-    positive_BM = jax.nn.relu(pre_BM)  # see `maps.ThresholdMaps`
-    at = (positive_BM, threshold_M, bandwidth, jump.kernel)
-    f_BM = jump.estimator.jumprelu(*at)
-    active_BM = jump.estimator.step(*at)
-    return maps.Encoding(pre_BM, f_BM, active_BM, f_BM, threshold_M, support)
+    pre, threshold_M = latents.linear(self, x_BD), self.threshold
+    width_M = jnp.broadcast_to(jnp.asarray(bandwidth), threshold_M.shape)
+    at = (
+      jax.nn.relu(pre),  # see `maps.ThresholdMaps`
+      latents.each(threshold_M),
+      latents.each(jax.lax.stop_gradient(width_M)),
+      jump.kernel,
+    )
+    f = latents.kept(jump.estimator.jumprelu(*at))
+    active = latents.kept(jump.estimator.step(*at))
+    return maps.Encoding(latents, pre, f, active, f, threshold_M)
 
 
 @flax.struct.dataclass(kw_only=True)

@@ -72,30 +72,30 @@ class ThresholdMaps(Maps):
 
 @flax.struct.dataclass
 class Encoding:
-  """What a training step sees of the latents, [B, M] and float32.
+  """What a training step sees of the latents, float32.
+
+  Arrays of latents are [B, M], or, on a support, in its slots, [K, B].
 
   Attributes:
-    pre_BM: what decides who fires, before any nonlinearity.
-    f_BM: activations.
-    active_BM: 1 where a latent fires; for JumpReLU with the estimator's
-      gradient.
-    size_BM: what L1 penalties weigh: the activations, or what stands for them.
-    threshold: what pre_BM had to exceed: [M], a batch's cutoff [], or 0.
-    support: where any of these, or its gradient, may be other than 0; None if
-      they are not known to be sparse. What pre_BM is elsewhere has no gradient.
+    latents: which of the two, and what to do with such arrays.
+    pre: what decides who fires, before any nonlinearity.
+    f: activations; 0 in slots that do not count, as the next two.
+    active: 1 where a latent fires; for JumpReLU with the estimator's gradient.
+    size: what L1 penalties weigh: the activations, or what stands for them.
+    threshold: what `pre` had to exceed: [M], a batch's cutoff [], or 0.
   """
 
-  pre_BM: jax.Array
-  f_BM: jax.Array
-  active_BM: jax.Array
-  size_BM: jax.Array
+  latents: sparse.Latents
+  pre: jax.Array
+  f: jax.Array
+  active: jax.Array
+  size: jax.Array
   threshold: jax.Array
-  support: sparse.Support | None = None
 
 
-def fired(f_BM: jax.Array) -> jax.Array:
+def fired(f: jax.Array) -> jax.Array:
   """Returns 1 where a latent fires, without a gradient."""
-  return jax.lax.stop_gradient(f_BM > 0).astype('float32')
+  return jax.lax.stop_gradient(f > 0).astype('float32')
 
 
 def unit_rows(W_MD: jax.Array) -> jax.Array:

@@ -29,16 +29,17 @@ class ReLU(trained.Trained):
     """Zeros [M]."""
     return jnp.zeros_like(self.b_enc)
 
-  def forward(self, x_BD, jump, bandwidth):
+  def counts(self, pre_BM, jump, bandwidth):
+    """What fires."""
+    del jump, bandwidth
+    return pre_BM > 0
+
+  def forward(self, x_BD, jump, bandwidth, latents=sparse.EVERYWHERE):
     """Returns the latents as training sees them."""
     del jump, bandwidth
-    pre_BM, support = self.linear_on_support(
-      x_BD, lambda pre_BM, capacity: sparse.find(pre_BM > 0, capacity)
-    )
-    f_BM = jax.nn.relu(pre_BM)
-    return maps.Encoding(
-      pre_BM, f_BM, maps.fired(f_BM), f_BM, self.threshold, support
-    )
+    pre = latents.linear(self, x_BD)
+    f = latents.kept(jax.nn.relu(pre))
+    return maps.Encoding(latents, pre, f, maps.fired(f), f, self.threshold)
 
 
 def init(

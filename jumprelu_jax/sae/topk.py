@@ -29,24 +29,23 @@ class TopK(trained.Trained):
   k: int = flax.struct.field(pytree_node=False)
   is_approximate: bool = flax.struct.field(pytree_node=False)
 
-  def forward(self, x_BD, jump, bandwidth):
+  def support(self, x_BD, jump, bandwidth):
+    """The k largest of each row, whatever the capacity."""
+    del jump, bandwidth
+    pre_BM = self.linear(x_BD)
+    known_BM = jax.lax.stop_gradient(pre_BM)
+    _, index_BK = selection.largest(known_BM, self.k, self.is_approximate)
+    return sparse.all_of(pre_BM, index_BK)
+
+  def forward(self, x_BD, jump, bandwidth, latents=sparse.EVERYWHERE):
     """Returns the latents as training sees them."""
     del jump, bandwidth
-
-    def find(pre_BM, capacity):
-      del capacity  # a row has k
-      _, index_BK = selection.largest(pre_BM, self.k, self.is_approximate)
-      return sparse.all_of(index_BK)
-
-    pre_BM, support = self.linear_on_support(x_BD, find)
-    if support is None:
-      f_BM = selection.top_k(pre_BM, self.k, is_approximate=self.is_approximate)
+    pre = latents.linear(self, x_BD)
+    if isinstance(latents, sparse.Support):  # they are selected
+      f = jax.nn.relu(pre)
     else:
-      f_KB = jax.nn.relu(support.values(pre_BM))
-      f_BM = support.spread(f_KB, pre_BM.shape[1])
-    return maps.Encoding(
-      pre_BM, f_BM, maps.fired(f_BM), f_BM, jnp.zeros(()), support
-    )
+      f = selection.top_k(pre, self.k, is_approximate=self.is_approximate)
+    return maps.Encoding(latents, pre, f, maps.fired(f), f, jnp.zeros(()))
 
   def fold(self, scale, target_scale=None):
     """Returns the same function on raw activations."""
@@ -74,23 +73,24 @@ class BatchTopK(trained.Trained):
   b_enc: jax.Array
   k: int = flax.struct.field(pytree_node=False)
 
-  def forward(self, x_BD, jump, bandwidth):
+  def cutoff(self, pre_BM: jax.Array) -> jax.Array:
+    """Returns the least pre-activation of a batch that fires, a scalar."""
+    positive_BM = jax.nn.relu(jax.lax.stop_gradient(pre_BM))
+    return selection.kth_largest(positive_BM, self.k * len(pre_BM))
+
+  def counts(self, pre_BM, jump, bandwidth):
+    """What fires."""
+    del jump, bandwidth
+    return (pre_BM > 0) & (pre_BM >= self.cutoff(pre_BM))
+
+  def forward(self, x_BD, jump, bandwidth, latents=sparse.EVERYWHERE):
     """Returns the latents as training sees them."""
     del jump, bandwidth
-
-    def cutoff(pre_BM):
-      positive_BM = jax.nn.relu(pre_BM)
-      return selection.kth_largest(positive_BM, self.k * len(x_BD))
-
-    def find(pre_BM, capacity):
-      counts_BM = (pre_BM > 0) & (pre_BM >= cutoff(pre_BM))
-      return sparse.find(counts_BM, capacity)
-
-    pre_BM, support = self.linear_on_support(x_BD, find)
-    positive_BM = jax.nn.relu(pre_BM)
-    least = cutoff(pre_BM)
-    f_BM = jnp.where(positive_BM >= least, positive_BM, 0)
-    return maps.Encoding(pre_BM, f_BM, maps.fired(f_BM), f_BM, least, support)
+    pre = latents.linear(self, x_BD)
+    known_BM = pre if latents.known_BM is None else latents.known_BM
+    positive, least = jax.nn.relu(pre), self.cutoff(known_BM)
+    f = latents.kept(jnp.where(positive >= least, positive, 0))
+    return maps.Encoding(latents, pre, f, maps.fired(f), f, least)
 
   def fold_at(
     self, threshold: jax.Array, scale: float, target_scale: float | None = None

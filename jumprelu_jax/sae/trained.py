@@ -7,8 +7,6 @@ leads to the released form.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import flax.struct
 import jax
 from jax import numpy as jnp
@@ -57,7 +55,11 @@ class Trained(maps.Maps):
   has_unit_decoder = True
 
   def forward(
-    self, x_BD: jax.Array, jump: ops.Jump, bandwidth: jax.Array | float
+    self,
+    x_BD: jax.Array,
+    jump: ops.Jump,
+    bandwidth: jax.Array | float,
+    latents: sparse.Latents = sparse.EVERYWHERE,
   ) -> maps.Encoding:
     """Returns the latents as training sees them.
 
@@ -65,61 +67,37 @@ class Trained(maps.Maps):
       x_BD: activations, float32.
       jump: how jumps are differentiated; of no use to those that have none.
       bandwidth: of the estimator, a scalar or [M].
+      latents: all, or those of a `support`.
     """
     raise NotImplementedError
 
-  def linear_on_support(
-    self, x_BD: jax.Array, find: Callable[[jax.Array, int], sparse.Support]
-  ) -> tuple[jax.Array, sparse.Support | None]:
-    """Returns `linear`, and which of it count; None where all may.
+  def support(
+    self, x_BD: jax.Array, jump: ops.Jump, bandwidth: jax.Array | float
+  ) -> sparse.Support:
+    """Returns the latents that fire, or whose gradient may be other than 0."""
+    pre_BM = self.linear(x_BD)
+    counts_BM = self.counts(pre_BM, jump, bandwidth)
+    return sparse.find(pre_BM, counts_BM, self.capacity)
 
-    Args:
-      x_BD: activations, float32.
-      find: (pre_BM, capacity) → where a latent may fire, or a gradient may be
-        other than 0.
-    """
-    if not self.capacity:
-      return self.linear(x_BD), None
-    W_enc, bias_M = self.W_enc, self.encoder_bias()
-    product_BM = jax.lax.stop_gradient(
-      ops.matmul(x_BD, W_enc, self.compute_dtype)
-    )
-    known_BM = product_BM + jax.lax.stop_gradient(bias_M)[None]
-    support = find(known_BM, self.capacity)
-    product_BM = sparse.attach(
-      self.compute_dtype, product_BM, x_BD, W_enc, support
-    )
-    return product_BM + bias_M[None], support
-
-  def reattached(self, pre_BM: jax.Array, x_BD: jax.Array) -> jax.Array:
-    """Returns pre-activations whose gradient may be dense, from any forward."""
-    if not self.capacity:
-      return pre_BM
-    pre_BM = sparse.attach(
-      self.compute_dtype, jax.lax.stop_gradient(pre_BM), x_BD, self.W_enc, None
-    )
-    bias_M = self.pre_bias()
-    return pre_BM + (bias_M - jax.lax.stop_gradient(bias_M))[None]
-
-  def pre_bias(self) -> jax.Array:
-    """Returns the bias in `Encoding.pre_BM`, [M]."""
-    return self.encoder_bias()
-
-  def predict(
-    self,
-    f_BM: jax.Array,
-    x_BD: jax.Array,
-    support: sparse.Support | None = None,
+  def counts(
+    self, pre_BM: jax.Array, jump: ops.Jump, bandwidth: jax.Array | float
   ) -> jax.Array:
-    """Returns y_hat_BD, float32; f_BM is 0 outside of a support."""
-    if support is None:
-      return super().predict(f_BM, x_BD)
-    y_hat_BD = sparse.decode(self.compute_dtype, f_BM, self.W_dec, support)
-    return y_hat_BD + self.b_dec[None] + self.skip(x_BD)
+    """Returns True where a latent belongs to the `support`."""
+    raise NotImplementedError
+
+  def deciding(self, linear_BM: jax.Array) -> jax.Array:
+    """Returns what decides who fires (`Encoding.pre`) from `linear`."""
+    return linear_BM
+
+  def predict_on(
+    self, latents: sparse.Latents, f: jax.Array, x_BD: jax.Array
+  ) -> jax.Array:
+    """Returns y_hat_BD, float32, of activations in the layout of `latents`."""
+    return latents.decode(self, f) + self.b_dec[None] + self.skip(x_BD)
 
   def encode(self, x_BD: jax.Array) -> jax.Array:
     """Returns the latents' activations f_BM as training sees them."""
-    return self.forward(x_BD, ops.Jump(), 1.0).f_BM
+    return self.forward(x_BD, ops.Jump(), 1.0).f
 
   def constrain(self):
     """Returns the SAE with decoder rows scaled back to unit norm, if any."""
