@@ -1,0 +1,349 @@
+"""SAEs and language models for notebooks and scripts, in a few lines.
+
+  sae = jumprelu_jax.load_sae('runs/quickstart/jumprelu_l0_0.0015')
+  lm = jumprelu_jax.load_lm(sae.details.model)
+  f_BLM = sae.encode(lm.run('The Congress of the United States', sae.site)[1])
+  print(lm.promoted(sae, latent=7))
+
+Everything is a plain function of arrays underneath: `sae.weights` and `lm.model`
+are pytrees that go through `jax.jit` and `jax.grad`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Sequence
+import dataclasses
+import functools
+import os
+
+import jax
+from jax import numpy as jnp
+import numpy as np
+import tokenizers
+
+from jumprelu_jax import embedded
+from jumprelu_jax import errors
+from jumprelu_jax.exchange import details as details_lib
+from jumprelu_jax.exchange import formats
+from jumprelu_jax.exchange import hub
+from jumprelu_jax.lm import huggingface
+from jumprelu_jax.lm import sites
+from jumprelu_jax.lm import transformer
+from jumprelu_jax.sae import released
+
+_EMBEDDED = 'embedded'
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SAE:
+  """A trained SAE or transcoder, and what is known of it.
+
+  Attributes:
+    weights: its arrays, float32, a pytree: W_enc [D, M], b_enc [M], W_dec
+      [M, E], b_dec [E], and threshold [M] or k.
+    details: language model, site, layer, and what else its files say.
+  """
+
+  weights: released.Released
+  details: details_lib.Details = details_lib.Details()
+
+  @property
+  def site(self) -> sites.Site:
+    """Where it reads; InputError if its files do not say, or not in our words."""
+    return _known_site(self.details.site, self.details.layer)
+
+  @property
+  def target(self) -> sites.Site:
+    """What it predicts: the same, or a transcoder's target."""
+    if not self.details.target_site:
+      return self.site
+    return _known_site(self.details.target_site, self.details.target_layer)
+
+  @property
+  def num_latents(self) -> int:
+    """M."""
+    return self.weights.W_enc.shape[1]
+
+  def encode(self, x: jax.Array) -> jax.Array:
+    """Returns activations of the latents, float32.
+
+    Args:
+      x: raw activations of the model, [..., D].
+
+    Returns:
+      [..., M]; 0 where a latent does not fire.
+    """
+    return self._rows(self.weights.encode, x, self.weights.W_enc.shape[0])
+
+  def decode(self, f: jax.Array) -> jax.Array:
+    """Returns the reconstruction [..., E], float32, of activations [..., M].
+
+    Without a transcoder's skip, which needs the input: call the SAE for it.
+    """
+    return self._rows(self.weights.decode, f, self.num_latents)
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Returns the reconstruction [..., E], float32, of activations [..., D]."""
+    return self._rows(self.weights, x, self.weights.W_enc.shape[0])
+
+  def save(
+    self, folder: str | os.PathLike, format: str = 'jumprelu_jax'
+  ) -> None:
+    """Writes the SAE into a new folder; see `exchange.formats.FORMATS`.
+
+    Raises:
+      errors.InputError: the format is not known or cannot express this SAE, or
+        the folder holds something.
+    """
+    formats.save(self.weights, self.details, folder, format)
+
+  def _rows(self, fn, values, size):
+    values = jnp.asarray(values)
+    if values.ndim < 1 or values.shape[-1] != size:
+      raise errors.InputError(
+        f'got an array of shape {list(values.shape)}; expected [..., {size}].'
+      )
+    rows_NK = fn(values.reshape(-1, size).astype('float32'))
+    return rows_NK.reshape(*values.shape[:-1], rows_NK.shape[-1])
+
+
+def load_sae(path_or_hub_id: str | os.PathLike) -> SAE:
+  """Reads an SAE of any format (`exchange.formats.FORMATS`).
+
+  Args:
+    path_or_hub_id: a folder or a file in it; or OWNER/REPOSITORY/FOLDER of the
+      Hugging Face hub, such as
+      google/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71.
+
+  Raises:
+    errors.InputError: it is not there, of no known format, or damaged.
+  """
+  path = hub.resolve_sae(path_or_hub_id)
+  weights, details = formats.load(path)
+  return SAE(weights, details)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LM:
+  """A language model and its tokenizer.
+
+  Attributes:
+    model: parameters, a pytree.
+    tokenizer: of the `tokenizers` library.
+    name: its id or folder.
+  """
+
+  model: transformer.Transformer
+  tokenizer: tokenizers.Tokenizer
+  name: str
+
+  def tokens(self, text: str | Sequence[str]) -> np.ndarray:
+    """Returns token ids [B, L], int32, with BOS first and PAD at the end."""
+    texts = [text] if isinstance(text, str) else list(text)
+    architecture = self.model.architecture
+    first = [] if architecture.bos_id is None else [architecture.bos_id]
+    rows = [
+      first + self.tokenizer.encode(one, add_special_tokens=False).ids
+      for one in texts
+    ]
+    length = max(map(len, rows), default=0)
+    if not length:
+      raise errors.InputError('got no text; expected a string or several.')
+    if length > architecture.max_positions:
+      raise errors.InputError(
+        f'the text has {length} tokens; the model reads at most '
+        f'{architecture.max_positions}.'
+      )
+    padded = [row + [architecture.pad_id] * (length - len(row)) for row in rows]
+    return np.array(padded, np.int32)
+
+  def words(self, tokens: Sequence[int]) -> list[str]:
+    """Returns each token's text."""
+    return [self.tokenizer.decode([int(token)]) for token in tokens]
+
+  def run(
+    self, text: str | Sequence[str] | np.ndarray, *taps: sites.Site | str
+  ) -> tuple[jax.Array, ...]:
+    """Runs the model.
+
+    Args:
+      text: text, or token ids [B, L].
+      *taps: where activations are wanted: sites, or words as 'resid_post/2'.
+
+    Returns:
+      Logits [B, L, V], float32, and the activations [B, L, D] of each tap.
+    """
+    where = tuple(map(_site, taps))
+    return _run(self.model, self._ids(text), where)
+
+  def run_with(
+    self,
+    text: str | Sequence[str] | np.ndarray,
+    where: sites.Site | str,
+    fn: Callable[[jax.Array], jax.Array],
+  ) -> jax.Array:
+    """Returns logits [B, L, V] with fn(x_BLD) in place of x_BLD at a site."""
+    hooks = {_site(where): lambda x_BLD: fn(x_BLD).astype(x_BLD.dtype)}
+    return transformer.logits(self.model, self._ids(text), hooks)
+
+  def splice(self, text, sae: SAE) -> jax.Array:
+    """Returns logits with the SAE's reconstruction in place of activations."""
+    self._check(sae)
+    return self.run_with(text, sae.site, sae)
+
+  def ablate(self, text, sae: SAE, latent: int) -> jax.Array:
+    """Returns logits without what one latent adds; all else stays.
+
+    Of the activations f_i d_i is taken away, so that the SAE's error stays in.
+    """
+    self._check(sae, latent)
+    direction_D = sae.weights.W_dec[latent]
+
+    def without(x_BLD):
+      f_BL1 = sae.encode(x_BLD)[..., latent, None]
+      return x_BLD - f_BL1 * direction_D[None, None]
+
+    return self.run_with(text, sae.site, without)
+
+  def steer(self, text, sae: SAE, latent: int, strength: float) -> jax.Array:
+    """Returns logits with `strength` of a latent's direction added everywhere.
+
+    Args:
+      text: as `run`.
+      sae: whose decoder row it is.
+      latent: its index.
+      strength: in units of the latent's activation.
+    """
+    self._check(sae, latent)
+    added_D = strength * sae.weights.W_dec[latent]
+    return self.run_with(
+      text, sae.site, lambda x_BLD: x_BLD + added_D[None, None]
+    )
+
+  def attribution(
+    self, text, sae: SAE, token: int | str, position: int = -1
+  ) -> jax.Array:
+    """Returns what latents add to a logit, to first order, [L, M] float32.
+
+    Activation times gradient: f W_dec^T dlogit/dx at each position of one text,
+    the SAE's reconstruction and its error both in place.
+
+    Args:
+      text: one text, or token ids [1, L].
+      sae: whose latents.
+      token: whose logit: an id, or a text of one token.
+      position: where it is predicted.
+    """
+    self._check(sae)
+    ids = self._ids(text)
+    wanted = self._token(token)
+
+    def logit(added_BLD):
+      hooks = {sae.site: lambda x_BLD: x_BLD + added_BLD.astype(x_BLD.dtype)}
+      return transformer.logits(self.model, ids, hooks)[0, position, wanted]
+
+    x_BLD = self.run(ids, sae.site)[1]
+    gradient_BLD = jax.grad(logit)(jnp.zeros(x_BLD.shape))
+    effect_LM = gradient_BLD[0] @ sae.weights.W_dec.T
+    return sae.encode(x_BLD)[0] * effect_LM
+
+  def promoted(
+    self, sae: SAE, latent: int, count: int = 10
+  ) -> list[tuple[str, float]]:
+    """Returns the tokens whose logits a latent's direction raises most.
+
+    The decoder row through the final norm's gain and the unembedding, without
+    the layers between: (token, its share of the logit), largest first.
+    """
+    self._check(sae, latent)
+    model = self.model
+    gain_D = model.final_norm_D
+    if model.architecture.norm == 'rms_plus_one':
+      gain_D = 1 + gain_D
+    head_VD = model.embed_VD if model.head_VD is None else model.head_VD
+    direction_D = sae.weights.W_dec[latent] * gain_D
+    effect_V = np.asarray(head_VD @ direction_D.astype(head_VD.dtype))
+    best = np.argsort(-effect_V.astype('float32'))[:count]
+    return list(zip(self.words(best), effect_V[best].tolist(), strict=True))
+
+  def _ids(self, text):
+    if isinstance(text, str | list | tuple):
+      return jnp.asarray(self.tokens(text))
+    ids = jnp.asarray(text)
+    if ids.ndim != 2 or not jnp.issubdtype(ids.dtype, jnp.integer):
+      raise errors.InputError(
+        f'got token ids of shape {list(ids.shape)} and dtype {ids.dtype}; '
+        'expected whole numbers [B, L], or text.'
+      )
+    return ids
+
+  def _token(self, token):
+    if not isinstance(token, str):
+      return int(token)
+    ids = self.tokenizer.encode(token, add_special_tokens=False).ids
+    if len(ids) != 1:
+      raise errors.InputError(
+        f'{token!r} is {len(ids)} tokens ({self.words(ids)}); give one, often '
+        'with a space before it.'
+      )
+    return ids[0]
+
+  def _check(self, sae, latent=None):
+    """Raises InputError unless an SAE fits this model."""
+    self.model.architecture.check_site(sae.site)
+    wanted = self.model.architecture.site_dim(sae.site.name)
+    size = sae.weights.W_enc.shape[0]
+    if size != wanted:
+      raise errors.InputError(
+        f'the SAE reads activations of size {size}, but {self.name} has '
+        f'{wanted} at {sae.site}; load the model that it was trained on '
+        f'({sae.details.model or "unknown"}).'
+      )
+    if latent is not None and not 0 <= latent < sae.num_latents:
+      raise errors.InputError(
+        f'latent {latent} is not there; expected 0 to {sae.num_latents - 1}.'
+      )
+
+
+def load_lm(
+  path_or_hub_id: str | os.PathLike = _EMBEDDED, dtype: str = 'float32'
+) -> LM:
+  """Reads a language model: a folder, a hub id, or the one that is shipped.
+
+  Raises:
+    errors.InputError: it is not there, damaged, or not computed exactly.
+  """
+  name = str(path_or_hub_id)
+  folder = embedded.LM
+  if name != _EMBEDDED:
+    folder, _ = huggingface.resolve(name, '')
+  model = huggingface.load(folder, dtype=dtype)
+  return LM(model, huggingface.load_tokenizer(folder), name)
+
+
+@functools.partial(jax.jit, static_argnames='where')
+def _run(model, tokens_BL, where):
+  found = {}
+
+  def keep(site, x_BLD):
+    found[site] = x_BLD
+    return x_BLD
+
+  hooks = {site: functools.partial(keep, site) for site in where}
+  logits_BLV = transformer.logits(model, tokens_BL, hooks)
+  return logits_BLV, *(found[site] for site in where)
+
+
+def _site(where):
+  return where if isinstance(where, sites.Site) else sites.parse(where)
+
+
+def _known_site(name, layer):
+  if name not in sites.SITES or layer < 0:
+    raise errors.InputError(
+      f"the SAE's files name its place {name!r}, layer {layer}; give it "
+      'yourself, as SAE(weights, dataclasses.replace(details, site=…, '
+      f'layer=…)), with one of {", ".join(sites.SITES)}.'
+    )
+  return sites.Site(name, layer)
