@@ -5,8 +5,8 @@
   f_BLM = sae.encode(lm.run('The Congress of the United States', sae.site)[1])
   print(lm.promoted(sae, latent=7))
 
-Everything is a plain function of arrays underneath: `sae.weights` and `lm.model`
-are pytrees that go through `jax.jit` and `jax.grad`.
+Underneath are plain functions of arrays: `sae.weights` and `lm.model` are
+pytrees that go through `jax.jit` and `jax.grad`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class SAE:
 
   @property
   def site(self) -> sites.Site:
-    """Where it reads; InputError if its files do not say, or not in our words."""
+    """Where it reads; InputError if its files do not say so in our words."""
     return _known_site(self.details.site, self.details.layer)
 
   @property
@@ -88,7 +88,9 @@ class SAE:
     return self._rows(self.weights, x, self.weights.W_enc.shape[0])
 
   def save(
-    self, folder: str | os.PathLike, format: str = 'jumprelu_jax'
+    self,
+    folder: str | os.PathLike,
+    format: str = 'jumprelu_jax',  # noqa: A002  (its name in every library)
   ) -> None:
     """Writes the SAE into a new folder; see `exchange.formats.FORMATS`.
 
