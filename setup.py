@@ -42,7 +42,12 @@ setuptools.setup(
     # Compiles for TPUs, also where there is none (experiments.plan).
     'tpu': ['jax[tpu]>=0.10.2,<0.13'],
     # torch is an oracle: nothing but tests imports it.
-    'test': ['pytest>=9,<10', 'ruff>=0.17,<0.18', 'torch==2.13.0'],
+    'test': [
+      'hypothesis>=6.100,<7',
+      'pytest>=9,<10',
+      'ruff>=0.17,<0.18',
+      'torch==2.13.0',
+    ],
     # For `pytest -m saelens`, whose numbers are of this version.
     'saelens': ['pytest>=9,<10', 'sae-lens==6.54.12', 'torch==2.13.0'],
   },

@@ -1,4 +1,4 @@
-"""Formats of others: what is written is read back, what is not ours is refused."""
+"""Formats of others: read back as written, and as their owners mean them."""
 
 import json
 
