@@ -338,5 +338,5 @@ def test_only_tables_are_replaced(finished, tmp_path):
 def test_the_page_is_made_of_the_tables():
   """docs/results.md is what the committed CSVs give."""
   page = (report.DOCS / 'results.md').read_text()
-  assert '<!-- table embedded_tuning -->' in page
+  assert '<!-- table embedded_residual -->' in page
   assert report.render(page, report.DOCS / 'results') == page

@@ -218,7 +218,7 @@ SMOLLM2 = Preset(
   l0s=_SMOL_KS,
   tuned_at=sites.Site('resid_post', 10),
   tuned_l0=32,
-  rates=(1e-3, 2e-3, 4e-3),
+  rates=(1e-3, 2e-3, 4e-3, 8e-3),
   # 298 thousand activations, seen seven times; SAELens is trained on the same
   # by `experiments.small_budget --study=yardstick`.
   yardstick={

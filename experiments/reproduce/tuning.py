@@ -44,7 +44,7 @@ def rounds(
 def at_l0(kind: presets.Kind, l0: float) -> presets.Values:
   """Returns what leads a kind of SAE to an L0: k, or the controller."""
   if kind.has_k:
-    return {architectures.K: int(l0)}
+    return kind.at(l0)
   return {
     architectures.LAMBDA: _COEFF / l0,
     'objective.components': ('l0_controller',),
