@@ -1,0 +1,167 @@
+"""A local server that speaks the chat-completions protocol, as it is told to.
+
+`Server(answer)` listens on loopback in a thread. `answer` takes a request's body
+and how many requests came before it, and returns a text, or a `Reply`.
+"""
+
+import dataclasses
+import http.server
+import json
+import re
+import threading
+import time
+
+
+@dataclasses.dataclass(frozen=True)
+class Reply:
+  """What a request gets.
+
+  Attributes:
+    text: of the message.
+    status: HTTP's.
+    headers: of the response.
+    body: in place of the protocol's, bytes.
+    refusal: of the message.
+    finish_reason: of the choice.
+    delay_s: before anything is sent.
+    drop: close the connection without an answer.
+  """
+
+  text: str = ''
+  status: int = 200
+  headers: dict = dataclasses.field(default_factory=dict)
+  body: bytes | None = None
+  refusal: str | None = None
+  finish_reason: str = 'stop'
+  delay_s: float = 0.0
+  drop: bool = False
+
+
+class Server:
+  """The server, as a context.
+
+  Attributes:
+    requests: bodies of all requests, in order of their arrival.
+    headers: of each.
+    times: of each, by the monotonic clock.
+    most: requests under way at a time, at most.
+  """
+
+  def __init__(self, answer):
+    self.requests, self.headers, self.times = [], [], []
+    self.most = self._under_way = 0
+    self._answer, self._lock = answer, threading.Lock()
+    handler = type('Handler', (_Handler,), {'owner': self})
+    self._server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler)
+    self._server.daemon_threads = True
+
+  @property
+  def url(self):
+    return f'http://127.0.0.1:{self._server.server_address[1]}/v1'
+
+  def __enter__(self):
+    threading.Thread(target=self._server.serve_forever, daemon=True).start()
+    return self
+
+  def __exit__(self, *_):
+    self._server.shutdown()
+    self._server.server_close()
+
+  def took(self, body, headers):
+    with self._lock:
+      count = len(self.requests)
+      self.requests.append(body)
+      self.headers.append(dict(headers))
+      self.times.append(time.monotonic())
+      self._under_way += 1
+      self.most = max(self.most, self._under_way)
+    try:
+      reply = self._answer(body, count)
+      reply = Reply(reply) if isinstance(reply, str) else reply
+      time.sleep(reply.delay_s)
+      return reply
+    finally:
+      with self._lock:
+        self._under_way -= 1
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+  protocol_version = 'HTTP/1.1'
+
+  def do_POST(self):
+    body = json.loads(self.rfile.read(int(self.headers['Content-Length'])))
+    assert self.path == '/v1/chat/completions', self.path
+    reply = self.owner.took(body, self.headers)
+    if reply.drop:
+      self.connection.close()
+      return
+    sent = reply.body
+    if sent is None:
+      sent = json.dumps(_completion(body, reply)).encode()
+    try:
+      self.send_response(reply.status)
+      self.send_header('Content-Type', 'application/json')
+      self.send_header('Content-Length', str(len(sent)))
+      for name, value in reply.headers.items():
+        self.send_header(name, value)
+      self.end_headers()
+      self.wfile.write(sent)
+    except (BrokenPipeError, ConnectionResetError):
+      pass  # the client gave up, as some tests want it to
+
+  def log_message(self, *_):
+    pass
+
+
+def _completion(body, reply):
+  if reply.status != 200:
+    return {'error': {'message': reply.text, 'type': 'e', 'code': None}}
+  message = {'role': 'assistant', 'content': reply.text}
+  if reply.refusal is not None:
+    message |= {'content': None, 'refusal': reply.refusal}
+  return {
+    'id': 'x',
+    'object': 'chat.completion',
+    'created': 0,
+    'model': body['model'],
+    'choices': [
+      {'index': 0, 'message': message, 'finish_reason': reply.finish_reason}
+    ],
+    'usage': {'prompt_tokens': 100, 'completion_tokens': 10,
+              'total_tokens': 110},
+  }  # fmt: skip
+
+
+def task(body):
+  """Which of the four questions a request is."""
+  system = body['messages'][0]['content']
+  for name, word in (
+    ('explain', 'Answer with one sentence'),
+    ('simulate', 'for each token how active'),
+    ('detect', 'active anywhere in it'),
+    ('fuzz', 'its marks are right'),
+  ):
+    if word in system:
+      return name
+  raise AssertionError(system)
+
+
+def tokens(body):
+  """The tokens of a request to simulate."""
+  lines = re.findall(r'^\d+: (".*")$', question(body), re.MULTILINE)
+  return [json.loads(line) for line in lines]
+
+
+def pieces(body):
+  """The numbered texts of a request."""
+  return re.split(r'^Text \d+:\n', question(body), flags=re.MULTILINE)[1:]
+
+
+def question(body):
+  """The first question; a later one asks to correct the answer."""
+  return body['messages'][1]['content']
+
+
+def numbered(values):
+  """Values as the answer that is asked for."""
+  return json.dumps({str(i): v for i, v in enumerate(values, start=1)})
