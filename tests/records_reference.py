@@ -57,11 +57,11 @@ def examples(f_NLM, tokens_NL, is_text_NL, settings):
   for latent in range(f_NLM.shape[-1]):
     f_NL = f_NLM[..., latent] * is_text_NL
     L = f_NL.shape[1]
-    firings = [(f_NL[n, l], n, l) for n, l in np.argwhere(f_NL > 0).tolist()]
+    firings = [(f_NL[n, i], n, i) for n, i in np.argwhere(f_NL > 0).tolist()]
     best = {}
-    for value, n, l in firings:
+    for value, n, i in firings:
       if n not in best or value > best[n][0]:
-        best[n] = value, n, l
+        best[n] = value, n, i
     top = sorted(best.values(), key=lambda one: (-one[0], one[1], one[2]))
     rows += [(latent, 0, one) for one in top[: settings.top]]
     drawn = sorted(
@@ -85,15 +85,15 @@ def examples(f_NLM, tokens_NL, is_text_NL, settings):
 
 
 def _example(row, f_NLM, tokens_NL, settings):
-  latent, stratum, (value, n, l) = row
+  latent, stratum, (value, n, i) = row
   width, length = settings.width, tokens_NL.shape[1]
-  start = min(max(l - width // 2, 0), length - width)
+  start = min(max(i - width // 2, 0), length - width)
   return {
     'latent': latent,
     'stratum': stratum,
     'activation': value,
     'sequence': n,
-    'position': l,
+    'position': i,
     'start': start,
     'tokens': tokens_NL[n, start : start + width].tolist(),
     'activations': f_NLM[n, start : start + width, latent].tolist(),
@@ -101,13 +101,13 @@ def _example(row, f_NLM, tokens_NL, settings):
 
 
 def windows(is_text_NL, width, size, seed):
-  """Starts (n, l) of the windows drawn, by their hashes."""
+  """Starts (n, i) of the windows drawn, by their hashes."""
   N, L = is_text_NL.shape
   starts = [
-    (n, l)
+    (n, i)
     for n in range(N)
-    for l in range(L % width, L, width)
-    if is_text_NL[n, l : l + width].mean() > 0.5
+    for i in range(L % width, L, width)
+    if is_text_NL[n, i : i + width].mean() > 0.5
   ]
   starts.sort(key=lambda s: hash_of(seed, WINDOWS + width, s[0] * L + s[1]))
   return starts[:size]
@@ -119,14 +119,14 @@ def background(f_NLM, tokens_NL, is_text_NL, settings):
     is_text_NL, settings.width, settings.background, settings.seed
   )
   rows = []
-  for window, (n, l) in enumerate(starts):
+  for window, (n, i) in enumerate(starts):
     for offset in range(settings.width):
-      f_M = f_NLM[n, l + offset] * is_text_NL[n, l + offset]
+      f_M = f_NLM[n, i + offset] * is_text_NL[n, i + offset]
       rows.append(
         {
           'window': window,
           'offset': offset,
-          'token': tokens_NL[n, l + offset],
+          'token': tokens_NL[n, i + offset],
           'latents': np.flatnonzero(f_M).tolist(),
           'activations': f_M[f_M > 0].tolist(),
         }
@@ -137,7 +137,7 @@ def background(f_NLM, tokens_NL, is_text_NL, settings):
 def together(f_NLM, is_text_NL, settings):
   """Lists of (latent, Jaccard) of positions in the sample."""
   places = windows(is_text_NL, 1, settings.positions, settings.seed)
-  fires_PM = np.stack([f_NLM[n, l] > 0 for n, l in places])
+  fires_PM = np.stack([f_NLM[n, i] > 0 for n, i in places])
   found = []
   for latent, mine_P in enumerate(fires_PM.T):
     pairs = []

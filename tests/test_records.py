@@ -3,7 +3,6 @@
 import dataclasses
 import math
 
-import jax
 from jax import numpy as jnp
 import numpy as np
 import pytest
@@ -272,7 +271,7 @@ def test_rows_with_many_latents_are_whole(model):
   np.testing.assert_allclose(firings.value_F, f_NM[place, latent], rtol=1e-5)
 
 
-class Stop(Exception):
+class StopError(Exception):
   pass
 
 
@@ -295,11 +294,11 @@ def test_a_killed_pass_ends_with_the_same_bits(model, tmp_path, monkeypatch):
   def add_some(state, firings):
     batches.append(firings.first)
     if len(batches) == 8:
-      raise Stop
+      raise StopError
     add(state, firings)
 
   monkeypatch.setattr(state_lib.State, 'add', add_some)
-  with pytest.raises(Stop):
+  with pytest.raises(StopError):
     run(tmp_path / 'killed.npz', killed)
   again = run(tmp_path / 'killed.npz', new_state(settings))
   # It went on from a checkpoint, and did the batch that was lost again.

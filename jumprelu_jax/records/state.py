@@ -1,9 +1,9 @@
 """All that a pass over text gathers; parts of the text merge to the whole.
 
-Memory: with the sizes of `Settings` 11 kB a latent, be there many tokens or few:
-0.18 GB for 16,384 latents, 1.5 GB for 131,072. What waits to be merged in adds
-up to 2.5 kB a latent, and the windows that are drawn without regard to a latent
-16 bytes for each firing in them (42 MB at an L0 of 40).
+Memory: with the sizes of `Settings` 11 kB a latent, be there many tokens or
+few: 0.18 GB for 16,384 latents, 1.5 GB for 131,072. What waits to be merged in
+adds up to 2.5 kB a latent, and the windows that are drawn without regard to a
+latent 16 bytes for each firing in them (42 MB at an L0 of 40).
 """
 
 from __future__ import annotations
