@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 import dataclasses
 import functools
 import itertools
@@ -67,10 +68,16 @@ class Inputs:
   @functools.cached_property
   def heldout_NL(self) -> np.ndarray:
     """Packed text to evaluate on."""
+    return np.stack(list(self.heldout_rows()))
+
+  def heldout_rows(self) -> Iterator[np.ndarray]:
+    """Returns the rows of `heldout_NL` one by one, int32 [L]."""
     limit = self.run.evaluation.sequences or None
-    rows = self._rows(heldout_sources(self.run.text))
-    rows = itertools.islice(rows, limit)
-    return np.stack(list(rows))
+    return itertools.islice(self._rows(heldout_sources(self.run.text)), limit)
+
+  def model_until(self, where: sites.Site) -> transformer.Transformer:
+    """Returns the language model without the layers after a site."""
+    return self._load(1 + where.layer)
 
   @functools.cached_property
   def setting(self) -> evaluation.Setting:

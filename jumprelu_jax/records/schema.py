@@ -9,10 +9,16 @@
   DIR/records.json        a `Source`; written last, so a folder that holds it
                           is whole
 
-Parquet, so that pandas, DuckDB and the like read it too. Activations are in the
-units of the SAE's latents, rows of the decoder having norm 1. Positions that
-hold special tokens (BOS, EOS, PAD) are never counted and never an example's
-own; in a window they have activation 0.
+Parquet, so that pandas, DuckDB and the like read it too. Activations are as the
+SAE's own files have them; of those trained here the decoder's rows have norm 1.
+Positions that hold special tokens (BOS, EOS, PAD) are never counted and never
+an example's own; in a window they have activation 0.
+
+Examples of the stratum TOP are from different sequences, so that no two show
+the same text. One may be among those of the other strata as well, which are a
+uniform sample of all of a latent's firings; of a latent that fires seldom most
+are. Windows of the background are in a random order: the first few are a sample
+too.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Latent records of an SAE: `python -m experiments.records`."""

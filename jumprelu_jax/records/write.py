@@ -1,0 +1,125 @@
+"""A gathered state → the files of `schema`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+import dataclasses
+import os
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+import pyarrow as pa
+from pyarrow import parquet
+import tokenizers
+
+from jumprelu_jax import whole
+from jumprelu_jax.lm import sites
+from jumprelu_jax.lm import transformer
+from jumprelu_jax.records import columns
+from jumprelu_jax.records import counts
+from jumprelu_jax.records import schema
+from jumprelu_jax.records import state as state_lib
+
+# A reader of one latent's examples reads those of as many.
+_LATENTS_PER_GROUP = 256
+
+
+def write(
+  folder: str | os.PathLike,
+  state: state_lib.State,
+  source: schema.Source,
+  *,
+  model: transformer.Transformer,
+  W_dec_ME: jax.Array,
+  target: sites.Site,
+  tokens_NL: np.ndarray,
+  texts: list[str],
+) -> None:
+  """Writes a folder of records; records.json, which makes it whole, last.
+
+  Args:
+    folder: is made if it is not there.
+    state: of the whole text.
+    source: from `describe`.
+    model: with the layers up to the site.
+    W_dec_ME: the SAE's decoder.
+    target: what it predicts.
+    tokens_NL: the text.
+    texts: of each token of the vocabulary.
+  """
+  folder, M = pathlib.Path(folder), len(W_dec_ME)
+  state.settle()
+  tokens = [np.arange(len(texts), dtype=np.int32), texts]
+  _write(folder, 'tokens', [tokens])
+  _write(folder, 'latents', [columns.latents(state, model, W_dec_ME, target)])
+  blocks = np.split(
+    np.arange(M), range(_LATENTS_PER_GROUP, M, _LATENTS_PER_GROUP)
+  )
+  _write(
+    folder,
+    'examples',
+    (columns.examples(state, block, tokens_NL) for block in blocks),
+  )
+  _write(folder, 'background', [columns.background(state, tokens_NL)])
+  whole.write_json(folder / schema.SOURCE, dataclasses.asdict(source))
+
+
+def describe(state: state_lib.State, **known: str | int) -> schema.Source:
+  """Returns the source of a state's records.
+
+  Args:
+    state: of the whole text.
+    **known: `sae`, `model`, `site`, `layer`, `architecture` and `text` of the
+      source.
+  """
+  totals, settings = state.totals, state.settings
+  positions = int(totals.positions[0])
+  first, stop = columns.used_bins(totals)
+  return schema.Source(
+    l0=float(totals.count_M.sum() / max(positions, 1)),
+    num_latents=len(totals.count_M),
+    positions=positions,
+    edges=tuple(counts.EDGES[first : stop + 1].tolist()),
+    strata=settings.strata,
+    token_count_error=state.tokens.error,
+    seed=settings.seed,
+    **known,
+  )
+
+
+def token_texts(tokenizer: tokenizers.Tokenizer, vocab_size: int) -> list[str]:
+  """Returns the text of every token as it is inside a text.
+
+  Many tokenizers drop the space of what comes first; so each token is decoded
+  behind another one, whose own text is then taken off.
+  """
+  first = tokenizer.encode('a', add_special_tokens=False).ids[-1:]
+
+  def decode(before):
+    rows = [[*before, token] for token in range(vocab_size)]
+    return tokenizer.decode_batch(rows, skip_special_tokens=False)
+
+  taken = tokenizer.decode(first, skip_special_tokens=False)
+  return [
+    text[len(taken) :] if text.startswith(taken) else alone
+    for text, alone in zip(decode(first), decode([]), strict=True)
+  ]
+
+
+def _write(folder, name, blocks: Iterable[list[Any]]):
+  """Writes a file, a group of rows for each block of columns."""
+  kind = schema.SCHEMAS[name]
+  with (
+    whole.replacing(folder / f'{name}.parquet') as file,
+    parquet.ParquetWriter(file, kind, compression='zstd') as writer,
+  ):
+    for block in blocks:
+      arrays = [
+        pa.array(column, field.type)
+        if not isinstance(column, pa.Array)
+        else column
+        for column, field in zip(block, kind, strict=True)
+      ]
+      writer.write_table(pa.Table.from_arrays(arrays, schema=kind))
