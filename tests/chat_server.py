@@ -1,7 +1,7 @@
 """A local server that speaks the chat-completions protocol, as it is told to.
 
-`Server(answer)` listens on loopback in a thread. `answer` takes a request's body
-and how many requests came before it, and returns a text, or a `Reply`.
+`Server(answer)` listens on loopback in a thread. `answer` takes a request's
+body and how many requests came before it, and returns a text, or a `Reply`.
 """
 
 import dataclasses

@@ -125,6 +125,8 @@ def background(f_NLM, tokens_NL, is_text_NL, settings):
       rows.append(
         {
           'window': window,
+          'sequence': n,
+          'start': i,
           'offset': offset,
           'token': tokens_NL[n, i + offset],
           'latents': np.flatnonzero(f_M).tolist(),

@@ -1,7 +1,7 @@
 """A text of random tokens and latents whose explanations are known."""
 
 import numpy as np
-import small_records
+import written_records
 
 #: Latents of `make`.
 TOKEN, BIGRAM, DEAD, RARE, ALWAYS, OTHER = range(6)
@@ -29,4 +29,4 @@ def make(folder, *, sequences=40, length=64, more=0, seed=0, **options):
   f_MNL[ALWAYS] = 1
   for i in range(more):
     f_MNL[6 + i] = tokens_NL == 8 + i
-  return small_records.write(folder, tokens_NL, f_MNL, **options)
+  return written_records.write(folder, tokens_NL, f_MNL, **options)

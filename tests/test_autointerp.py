@@ -1,15 +1,15 @@
 """What latents are scored on, and the scores that need no endpoint."""
 
 import asyncio
-import itertools
 
 import numpy as np
 import pytest
-import small_records
+import written_records
 import small_world
 
 from jumprelu_jax import errors
 from jumprelu_jax.autointerp import answers
+from jumprelu_jax.autointerp import background
 from jumprelu_jax.autointerp import cases
 from jumprelu_jax.autointerp import lookup
 from jumprelu_jax.autointerp import prompts
@@ -117,30 +117,20 @@ def test_no_position_of_text_is_in_both_halves(world):
     assert len(fitted) >= 4
     assert len(scored) >= 4
     assert not positions(fitted) & positions(scored)
-    # Windows are 16 long, so they may overlap those of the background by 8.
-    pairs = itertools.product(case.fitting, (*case.scoring, *case.silent))
-    for one, other in pairs:
-      a, b = (
-        {tuple(w.tokens_L[i : i + 8]) for i in range(9)} for w in (one, other)
-      )
-      assert not a & b
+    assert not positions(case.fitting) & positions(case.scoring + case.silent)
     shown = positions(case.explaining)
     assert shown <= positions(fitted)
 
 
 def test_the_background_would_overlap_if_it_were_not_kept_away(world):
-  table = world.background().to_pylist()
-  runs = {}
-  for row in table:
-    runs.setdefault(row['window'], []).append(row['token'])
-  overlaps = 0
+  every = background.Background(world.background(), seed=0)
+  both = every.fitting + every.scoring
+  # As many windows as were drawn, for they do not overlap each other.
+  assert sorted(both) == list(range(40))
+  of_all = every.of_latent(small_world.TOKEN, both, ())
   for latent in (small_world.TOKEN, small_world.BIGRAM, small_world.OTHER):
-    case = case_of(world, latent)
-    there = {tuple(w.tokens_L[i : i + 8]) for w in case.fitting
-             if w.stratum >= 0 for i in range(9)}  # fmt: skip
-    for tokens in runs.values():
-      overlaps += any(tuple(tokens[i : i + 8]) in there for i in range(9))
-  assert overlaps > 3
+    fitted = examples(case_of(world, latent).fitting)
+    assert positions(fitted) & positions(of_all)
 
 
 def same(one, other):
@@ -288,7 +278,7 @@ def test_a_table_is_not_fitted_on_what_it_is_scored_on(tmp_path):
   tokens_NL = rng.permutation(40 * 64).reshape(40, 64)
   f_NL = rng.random(tokens_NL.shape) * (rng.random(tokens_NL.shape) < 0.1)
   folder = tmp_path / 'records'
-  records = small_records.write(folder, tokens_NL, f_NL[None], top=16)
+  records = written_records.write(folder, tokens_NL, f_NL[None], top=16)
   row = row_of(records, 0)
   assert row['token_lookup'] == 0  # the same mean everywhere
   assert row['bigram_lookup'] == 0

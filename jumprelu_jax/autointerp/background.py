@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from collections.abc import Sequence
+import dataclasses
 
 import numpy as np
 import pyarrow as pa
@@ -17,31 +18,22 @@ class Background:
 
   Attributes:
     fitting: indices of windows to fit on.
-    scoring: indices of windows to score on; none has a run of tokens in common
-      with those to fit on.
+    scoring: indices of windows to score on; no two of all these overlap.
   """
 
   def __init__(self, table: pa.Table, seed: int):
     """Reads `records.schema`'s background; the split is by the seed alone."""
     table = table.sort_by([('window', 'ascending'), ('offset', 'ascending')])
-    window_T = table['window'].to_numpy()
-    tokens_T = table['token'].to_numpy()
-    _, starts = np.unique(window_T, return_index=True)
-    self._ends = np.append(starts[1:], len(tokens_T))
-    self._starts, self._tokens_T = starts, tokens_T
+    self._num_tokens = len(table)
+    self._rows, self._windows = _windows(table)
     self._by_latent = _by_latent(table)
-    self._with_run = {}
-    for index in range(len(starts)):
-      for run in windows_lib.runs_of(self.tokens(index)):
-        self._with_run.setdefault(run, []).append(index)
-    order = np.random.default_rng((seed, 1)).permutation(len(starts)).tolist()
-    self.fitting = sorted(order[::2])
-    near = self._near(self.tokens(index) for index in self.fitting)
-    self.scoring = [i for i in sorted(order[1::2]) if i not in near]
-
-  def tokens(self, index: int) -> np.ndarray:
-    """Returns a window's token ids [L]."""
-    return self._tokens_T[self._starts[index] : self._ends[index]]
+    taken, kept = windows_lib.Taken(), []
+    for index, window in enumerate(self._windows):
+      if not taken.overlaps(window):
+        taken.add(window)
+        kept.append(index)
+    order = np.random.default_rng((seed, 1)).permutation(kept).tolist()
+    self.fitting, self.scoring = sorted(order[::2]), sorted(order[1::2])
 
   def of_latent(
     self, latent: int, indices: Sequence[int], away_from: Iterable[Window]
@@ -51,30 +43,40 @@ class Background:
     Args:
       latent: which.
       indices: `fitting` or `scoring`.
-      away_from: windows of the other half; what has a run of tokens in common
-        with one of them is left out.
+      away_from: windows of the other half; what overlaps them is left out.
     """
-    near = self._near(window.tokens_L for window in away_from)
+    taken = windows_lib.Taken(away_from)
     latent_F, place_F, activation_F = self._by_latent
     low, high = np.searchsorted(latent_F, (latent, latent + 1))
-    activations_T = np.zeros(len(self._tokens_T))
+    activations_T = np.zeros(self._num_tokens)
     activations_T[place_F[low:high]] = activation_F[low:high]
     return [
-      Window(
-        self.tokens(i), activations_T[self._starts[i] : self._ends[i]].copy()
+      dataclasses.replace(
+        self._windows[i], activations_L=activations_T[self._rows[i]].copy()
       )
       for i in indices
-      if i not in near
+      if not taken.overlaps(self._windows[i])
     ]
 
-  def _near(self, tokens):
-    """Returns the windows that have a run in common with some tokens."""
-    return {
-      index
-      for tokens_L in tokens
-      for run in windows_lib.runs_of(tokens_L)
-      for index in self._with_run.get(run, ())
-    }
+
+def _windows(table):
+  """Returns each window's rows in the table, and itself, silent."""
+  window_T, token_T, sequence_T, start_T = (
+    table[name].to_numpy() for name in ('window', 'token', 'sequence', 'start')
+  )
+  _, starts = np.unique(window_T, return_index=True)
+  ends = np.append(starts[1:], len(window_T))
+  rows = [slice(low, high) for low, high in zip(starts, ends, strict=True)]
+  windows = [
+    Window(
+      token_T[some],
+      np.zeros(some.stop - some.start),
+      sequence=int(sequence_T[some.start]),
+      start=int(start_T[some.start]),
+    )
+    for some in rows
+  ]
+  return rows, windows
 
 
 def _by_latent(table):

@@ -74,9 +74,9 @@ class Case:
 def sample(count_M: np.ndarray, wanted: int, seed: int) -> np.ndarray:
   """Returns latents of all frequencies, each as likely as any other.
 
-  A systematic sample: latents are put in order of how often they fire, and
-  taken at equal steps from a start drawn by chance. So all frequencies, and
-  latents that never fire, get their share.
+  Latents are put in order of how often they fire, cut into as many strata of
+  one size as are wanted, and one is drawn of each: latents that never fire get
+  their share. What is over is left out by chance beforehand.
 
   Args:
     count_M: how often each latent fires.
@@ -90,10 +90,11 @@ def sample(count_M: np.ndarray, wanted: int, seed: int) -> np.ndarray:
   if not 0 < wanted < M:
     return np.arange(M)
   rng = np.random.default_rng((seed, 0))
-  by_chance = rng.permutation(M)  # so that ties are in no order
-  order = by_chance[np.argsort(count_M[by_chance], kind='stable')]
-  steps = (np.arange(wanted) + rng.random()) * M / wanted
-  return np.sort(order[steps.astype(int)])
+  size = M // wanted
+  kept = rng.permutation(M)[: size * wanted]  # in no order, so neither are ties
+  order = kept[np.argsort(count_M[kept], kind='stable')]
+  strata = order.reshape(wanted, size)
+  return np.sort(rng.permuted(strata, axis=1)[:, 0])
 
 
 def load(records: schema.Records, choice: Choice) -> Iterator[Case]:

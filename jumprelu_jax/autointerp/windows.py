@@ -2,8 +2,7 @@
 
 What explains a latent must not be what the explanation is scored on. So of
 windows that overlap in the text only one is kept, and the rest are dealt out to
-the two halves. Windows of the background carry no place in the text: one that
-has a run of tokens in common with the other half is left out.
+the two halves.
 """
 
 from __future__ import annotations
@@ -19,9 +18,6 @@ from jumprelu_jax.records import schema
 #: The stratum of windows that were drawn without regard to the latent.
 BACKGROUND = -1
 
-# Shorter runs are in common by chance.
-_RUN = 8
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Window:
@@ -31,15 +27,20 @@ class Window:
     tokens_L: ids, whole numbers.
     activations_L: the latent's, float64; 0 where it does not fire.
     stratum: as in `records.schema`, or BACKGROUND.
-    sequence: row of the packed text; for examples.
-    start: position of the first token in it; for examples.
+    sequence: row of the packed text.
+    start: position of the first token in it.
   """
 
   tokens_L: np.ndarray
   activations_L: np.ndarray
   stratum: int = BACKGROUND
-  sequence: int = -1
-  start: int = -1
+  sequence: int = 0
+  start: int = 0
+
+  @property
+  def stop(self) -> int:
+    """Position after its last token."""
+    return self.start + len(self.tokens_L)
 
   @property
   def fires(self) -> bool:
@@ -47,14 +48,32 @@ class Window:
     return bool((self.activations_L > 0).any())
 
 
+class Taken:
+  """Places in the text that are taken; grows in place."""
+
+  def __init__(self, windows: Iterable[Window] = ()):
+    """Takes the places of some windows."""
+    self._spans = {}
+    for window in windows:
+      self.add(window)
+
+  def add(self, window: Window) -> None:
+    """Takes a window's place."""
+    spans = self._spans.setdefault(window.sequence, [])
+    spans.append((window.start, window.stop))
+
+  def overlaps(self, window: Window) -> bool:
+    """Whether a position of a window is taken."""
+    spans = self._spans.get(window.sequence, ())
+    return any(a < window.stop and window.start < b for a, b in spans)
+
+
 def disjoint(windows: Iterable[Window]) -> list[Window]:
   """Returns windows no two of which overlap; the first of those that do."""
-  taken, kept = {}, []
+  taken, kept = Taken(), []
   for window in windows:
-    span = window.start, window.start + len(window.tokens_L)
-    others = taken.setdefault(window.sequence, [])
-    if all(span[1] <= low or high <= span[0] for low, high in others):
-      others.append(span)
+    if not taken.overlaps(window):
+      taken.add(window)
       kept.append(window)
   return kept
 
@@ -89,13 +108,6 @@ def pick(windows: Sequence[Window], count: int) -> list[Window]:
   num_top = max((count + 1) // 2, count - len(rest))
   picked = top[:num_top]
   return picked + rest[: count - len(picked)]
-
-
-def runs_of(tokens_L: np.ndarray) -> set[bytes]:
-  """Returns every run of 8 tokens; none of a window that is shorter."""
-  tokens_L = np.ascontiguousarray(tokens_L, 'int32')
-  count = len(tokens_L) - _RUN + 1
-  return {tokens_L[i : i + _RUN].tobytes() for i in range(max(count, 0))}
 
 
 def _round(windows):

@@ -101,10 +101,13 @@ def background(state: state_lib.State, tokens_NL: np.ndarray) -> list[Any]:
   within = np.arange(bounds[-1]) - np.repeat(bounds[:-1], sizes_R)
   chosen = np.repeat(starts_R, sizes_R) + within
   window_R, offset_R = np.divmod(np.arange(len(place_R)), windows.width)
+  sequence_R, position_R = np.divmod(place_R, L)
   return [
     window_R.astype(np.int32),
+    sequence_R.astype(np.int32),
+    (position_R - offset_R).astype(np.int32),
     offset_R.astype(np.int32),
-    tokens_NL[place_R // L, place_R % L],
+    tokens_NL[sequence_R, position_R],
     pa.ListArray.from_arrays(bounds, found['latent_E'][chosen]),
     pa.ListArray.from_arrays(bounds, found['value_E'][chosen]),
   ]

@@ -89,6 +89,8 @@ SCHEMAS = {
   'background': pa.schema(
     [
       ('window', _INT),
+      ('sequence', _INT),  # row of the packed text
+      ('start', _INT),  # position of the window's first token in that row
       ('offset', _INT),  # in the window
       ('token', _INT),
       ('latents', pa.list_(_INT)),  # that fire there, ascending

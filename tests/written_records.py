@@ -146,6 +146,8 @@ def _background(tokens_NL, activations_MNL, window, count, rng):
       latents = np.flatnonzero(f_M)
       yield {
         'window': number,
+        'sequence': int(n),
+        'start': start,
         'offset': offset,
         'token': int(tokens_NL[n, start + offset]),
         'latents': latents.tolist(),
