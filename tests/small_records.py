@@ -61,7 +61,7 @@ def write(folder, num_latents, *, seed=0, examples=True):
 def source(num_latents):
   """Where they come from; its words are hostile too."""
   return schema.Source(
-    sae='runs/<b>sae</b>',
+    sae='runs/<b>sae',
     model='a "model"',
     site='resid_post',
     layer=2,
