@@ -30,7 +30,9 @@ setuptools.setup(
     'numpy>=2,<3',
     'optax>=0.2.8,<0.3',
     'orbax-checkpoint>=0.12.8,<0.13',
+    'pyarrow>=26,<27',
     'safetensors>=0.8,<0.9',
+    'scipy>=1.17,<2',
     'tensorboardX>=2.6.5,<3',
     'tensorstore>=0.1.84',
     'tokenizers>=0.23,<0.24',
@@ -41,9 +43,11 @@ setuptools.setup(
   extras_require={
     # Compiles for TPUs, also where there is none (experiments.plan).
     'tpu': ['jax[tpu]>=0.10.2,<0.13'],
-    # torch is an oracle: nothing but tests imports it.
+    # torch is an oracle: nothing but tests imports it. playwright drives the
+    # system's Chromium; it downloads none.
     'test': [
       'hypothesis>=6.100,<7',
+      'playwright>=1.65,<2',
       'pytest>=9,<10',
       'ruff>=0.17,<0.18',
       'torch==2.13.0',

@@ -1,0 +1,1 @@
+"""A static site of latent records: `python -m experiments.dashboard`."""
