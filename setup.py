@@ -41,15 +41,19 @@ setuptools.setup(
     'xxhash>=3.5',
   ],
   extras_require={
+    # Asks endpoints, and fits a regression (experiments.autointerp).
+    'interp': ['openai>=3.54,<4', 'statsmodels>=0.15,<0.16'],
     # Compiles for TPUs, also where there is none (experiments.plan).
     'tpu': ['jax[tpu]>=0.10.2,<0.13'],
     # torch is an oracle: nothing but tests imports it. playwright drives the
     # system's Chromium; it downloads none.
     'test': [
       'hypothesis>=6.100,<7',
+      'openai>=3.54,<4',
       'playwright>=1.65,<2',
       'pytest>=9,<10',
       'ruff>=0.17,<0.18',
+      'statsmodels>=0.15,<0.16',
       'torch==2.13.0',
     ],
     # For `pytest -m saelens`, whose numbers are of this version.

@@ -4,8 +4,8 @@ import asyncio
 
 import numpy as np
 import pytest
-import written_records
 import small_world
+import written_records
 
 from jumprelu_jax import errors
 from jumprelu_jax.autointerp import answers

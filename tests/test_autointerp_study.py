@@ -8,8 +8,8 @@ import chat_server
 from chat_server import Reply
 import numpy as np
 import pytest
-import written_records
 import small_world
+import written_records
 
 from jumprelu_jax.autointerp import asking
 from jumprelu_jax.autointerp import cache as cache_lib

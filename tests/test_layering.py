@@ -20,8 +20,9 @@ LAYERS = (
     'objectives', 'components', 'architectures', 'export', 'activations',
     'splicing', 'fused',
   },
-  {'train', 'together', 'loop', 'evaluation', 'records'},
-  {'plot', 'inputs', 'sweeps', 'runs'},
+  {'train', 'together', 'loop', 'evaluation', 'records', 'exchange'},
+  {'plot', 'inputs', 'sweeps', 'runs', 'api', 'random_sae'},
+  {'autointerp'},
 )  # fmt: skip
 LAYER = {name: i for i, names in enumerate(LAYERS) for name in names}
 FILES = sorted(PACKAGE.rglob('*.py'))

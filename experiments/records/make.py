@@ -108,7 +108,7 @@ def run_of(request: Request, sae: api.SAE) -> config_lib.RunConfig:
   """
   folder = hub.resolve_sae(request.sae)
   folder = folder.parent if folder.is_file() else folder
-  is_run = own.recognises(folder) and not (folder / own.DETAILS).is_file()
+  is_run = own.recognises(folder) and (folder / own.RUN).is_file()
   run = runs.load_run(folder) if is_run else _default_run(request, sae)
   changes = {
     'lm.site': sae.site.name,

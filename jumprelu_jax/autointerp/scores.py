@@ -21,12 +21,17 @@ def pearson(predicted: Sequence[float], truth: Sequence[float]) -> float:
     reasons.Unscored: the truth is constant.
   """
   x, y = (np.asarray(values, 'float64') for values in (predicted, truth))
-  if np.ptp(y) == 0:
-    raise reasons.Unscored('constant_truth')
+  check_varies(y)
   if np.ptp(x) == 0:
     return 0.0
   x, y = x - x.mean(), y - y.mean()
   return float((x @ y) / np.sqrt((x @ x) * (y @ y)))
+
+
+def check_varies(truth: np.ndarray) -> None:
+  """Raises reasons.Unscored where nothing can be correlated with the truth."""
+  if np.ptp(truth) == 0:
+    raise reasons.Unscored('constant_truth')
 
 
 def accuracies(

@@ -195,6 +195,8 @@ async def _ask_until(ask, attempts, request, read):
 
 async def _simulate(explanation, case, setting, until):
   """Returns the correlation over all tokens of all windows."""
+  truth = _truth(case)
+  scores.check_varies(truth)  # before it is paid for
   found = await _gather(
     until(
       prompts.simulate(explanation, window, setting.texts_V),
@@ -204,7 +206,7 @@ async def _simulate(explanation, case, setting, until):
     )
     for window in case.scoring
   )
-  return scores.pearson(np.concatenate(found), _truth(case))
+  return scores.pearson(np.concatenate(found), truth)
 
 
 async def _detect(explanation, case, setting, until):
