@@ -8,6 +8,7 @@ import dataclasses
 import http.server
 import json
 import re
+import socket
 import threading
 import time
 
@@ -71,7 +72,7 @@ class Server:
     with self._lock:
       count = len(self.requests)
       self.requests.append(body)
-      self.headers.append(dict(headers))
+      self.headers.append(headers)
       self.times.append(time.monotonic())
       self._under_way += 1
       self.most = max(self.most, self._under_way)
@@ -93,7 +94,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     assert self.path == '/v1/chat/completions', self.path
     reply = self.owner.took(body, self.headers)
     if reply.drop:
-      self.connection.close()
+      self.connection.shutdown(socket.SHUT_RDWR)
+      self.close_connection = True
       return
     sent = reply.body
     if sent is None:
