@@ -52,19 +52,19 @@ def draw(
       ax.set_ylabel(_LABELS.get(measure, measure))
       style.log_axis(ax.xaxis, [row['l0'] for row in table])
     style.title(figure, title)
-    notes = ['filled: plain mean; hollow, dotted: weighted by frequency']
+    notes = ['filled: plain mean; hollow: weighted by frequency']
     notes += _about_bars(table)
     style.legend(figure, {kind[0]: line for kind, line in lines.items()}, notes)
   return figure
 
 
 def _draw_kind(ax, rows, line):
-  """One architecture: its plain means joined, its weighted ones dotted."""
+  """One architecture: its plain means joined, its weighted ones not."""
   rows = sorted(rows, key=lambda row: row['l0'])
   l0s = [row['l0'] for row in rows]
   for prefix, face, linestyle in (
     ('', line.color, line.linestyle),
-    ('weighted_', 'none', ':'),
+    ('weighted_', 'none', 'none'),
   ):
     means = [row[f'{prefix}mean'] for row in rows]
     ax.plot(
