@@ -49,6 +49,12 @@ async def of_flags():
   if _LM.value is not None:
     yield local.Local(api.load_lm(_LM.value))
     return
+  async with _chat() as reader:
+    yield reader
+
+
+def _chat():
+  """Returns the endpoint's reader, not yet entered."""
   if not _MODEL.value:
     raise errors.InputError(
       f"--endpoint={_ENDPOINT.value} without --model; give the model's name."
@@ -59,23 +65,21 @@ async def of_flags():
     raise errors.InputError(
       f"--endpoint needs {error.name}; pip install 'jumprelu-jax[interp]'."
     ) from error
-  limits = chat.Limits(
-    _CONCURRENCY.value,
-    _PER_MINUTE.value,
-    _RETRIES.value,
-    _TIMEOUT_S.value,
-    _BACKOFF_S.value,
-    _MAX_WAIT_S.value,
-  )
-  async with chat.Chat(
+  return chat.Chat(
     _ENDPOINT.value,
     _MODEL.value,
     key_variable=_KEY_VARIABLE.value,
     parameters=_parameters(),
     limit_name=_LIMIT_NAME.value,
-    limits=limits,
-  ) as reader:
-    yield reader
+    limits=chat.Limits(
+      _CONCURRENCY.value,
+      _PER_MINUTE.value,
+      _RETRIES.value,
+      _TIMEOUT_S.value,
+      _BACKOFF_S.value,
+      _MAX_WAIT_S.value,
+    ),
+  )
 
 
 def at_a_time():

@@ -129,31 +129,33 @@ def odds(saes: Sequence[Scores], measure: str, reference: str) -> list[Row]:
   fitted = [name for name in names if 0 < high[name].sum() < len(high[name])]
   ratios = {}
   if reference in fitted and len(fitted) > 1:
-    ratios = _fit(
-      [(s, y) for s, y in samples if s.about['architecture'] in fitted],
-      [reference, *(name for name in fitted if name != reference)],
-    )
-  rows = []
-  for name in names:
-    if name == reference:
-      continue
-    ratio, low, high_end = ratios.get(name, (None, None, None))
-    rows.append(
-      {
-        'measure': measure,
-        'reference': reference,
-        'architecture': name,
-        'odds_ratio': ratio,
-        'low': low,
-        'high': high_end,
-        'reference_above': int(high[reference].sum()),
-        'above': int(high[name].sum()),
-        'reference_latents': len(high[reference]),
-        'latents': len(high[name]),
-        'note': '' if name in ratios else 'no finite odds: all or none above',
-      }
-    )
-  return rows
+    some = [(s, y) for s, y in samples if s.about['architecture'] in fitted]
+    others = [name for name in fitted if name != reference]
+    ratios = _fit(some, [reference, *others])
+  return [
+    {'measure': measure, 'reference': reference, 'architecture': name}
+    | _counts(high[reference], high[name])
+    | _ratio(ratios.get(name))
+    for name in names
+    if name != reference
+  ]
+
+
+def _counts(reference, other):
+  return {
+    'reference_above': int(reference.sum()),
+    'above': int(other.sum()),
+    'reference_latents': len(reference),
+    'latents': len(other),
+  }
+
+
+def _ratio(found):
+  note = '' if found else 'no finite odds: all or none above'
+  values = found or (None, None, None)
+  return dict(zip(('odds_ratio', 'low', 'high'), values, strict=True)) | {
+    'note': note
+  }
 
 
 def _fit(samples, names):
