@@ -91,11 +91,14 @@ async def run(
   Raises:
     errors.InputError: of `ask`, when nothing more will be answered.
   """
-  tasks, slots = [], asyncio.Semaphore(at_a_time)
+  tasks, failed, slots = [], [], asyncio.Semaphore(at_a_time)
 
   async def one(case):
     try:
       return await score(case, setting, ask)
+    except Exception as error:
+      failed.append(error)  # ends the run, not only this latent
+      raise
     finally:
       slots.release()
       bar.advance(1)
@@ -104,9 +107,8 @@ async def run(
     try:
       for case in cases:
         await slots.acquire()
-        for task in tasks:
-          if task.done():
-            task.result()  # raises what ends the run
+        if failed:
+          break
         tasks.append(asyncio.ensure_future(one(case)))
       return list(await asyncio.gather(*tasks))
     finally:
