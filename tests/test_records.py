@@ -449,10 +449,3 @@ def test_a_folder_that_is_not_whole_is_refused(tmp_path):
   (tmp_path / 'records.json').write_text('{"version": 99}')
   with pytest.raises(errors.InputError, match='Make the records again'):
     schema.read(tmp_path)
-
-
-def test_tokens_keep_their_space(tiny_lm):
-  tokenizer = huggingface.load_tokenizer(tiny_lm)
-  found = write.token_texts(tokenizer, V)
-  assert len(found) == V
-  assert found[3] == 'a'

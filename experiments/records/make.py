@@ -27,6 +27,7 @@ from jumprelu_jax.records import schema
 from jumprelu_jax.records import state as state_lib
 from jumprelu_jax.records import write
 from jumprelu_jax.text import sequences
+from jumprelu_jax.text import tokens
 
 # In the folder of records; the first two until it is whole.
 _SEQUENCES, _CHECKPOINT, _REQUEST = 'sequences.npy', 'state.npz', 'request.json'
@@ -256,5 +257,5 @@ def _make(out, sae, inputs, state, request):
     W_dec_ME=sae.weights.W_dec,
     target=inputs.target,
     tokens_NL=tokens_NL,
-    texts=write.token_texts(inputs.tokenizer, inputs.architecture.vocab_size),
+    texts=tokens.texts_of(inputs.tokenizer, inputs.architecture.vocab_size),
   )
