@@ -61,7 +61,7 @@ def text(sequences=21, seed=0):
 def random_sae(num_latents=M, low=0.5, seed=0):
   """Latents that fire often and seldom; the last one never does."""
   rng = np.random.default_rng(seed)
-  threshold = np.linspace(low, 9.0, num_latents)
+  threshold = np.linspace(low, 16.0, num_latents)
   threshold[-1] = 1e6
   return released.SAE(
     W_enc=jnp.asarray(rng.normal(size=(16, num_latents)), 'float32'),
@@ -268,7 +268,10 @@ def test_rows_with_many_latents_are_whole(model):
   latent, place = np.nonzero(f_NM.T > 0)
   np.testing.assert_array_equal(firings.latent_F, latent)
   np.testing.assert_array_equal(firings.place_F, place)
-  np.testing.assert_allclose(firings.value_F, f_NM[place, latent], rtol=1e-5)
+  # Programs of other shapes round sums of some tens differently.
+  np.testing.assert_allclose(
+    firings.value_F, f_NM[place, latent], rtol=1e-5, atol=2e-5
+  )
 
 
 class StopError(Exception):
