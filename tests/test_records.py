@@ -345,8 +345,8 @@ def test_windows_by_hand():
   f_NLM[1, 2, 1] = 7
   firings = firings_of(f_NLM)
   assert firings.value_F.tolist() == [1, 2, 3, 4, 5, 6, 7]
-  got = firings_lib.windows(firings, np.array([0, 2, 4, 6]), 3)
-  assert got.tolist() == [[1, 2, 0], [0, 0, 3], [0, 5, 6], [0, 7, 0]]
+  got = firings_lib.windows(firings, np.array([0, 2, 4, 5, 6]), 3)
+  assert got.tolist() == [[1, 2, 0], [0, 0, 3], [0, 5, 6], [5, 6, 0], [0, 7, 0]]
   assert firings_lib.largest_of_sequences(firings).tolist() == [2, 5, 6]
 
 
