@@ -401,6 +401,29 @@ def test_token_counts_keep_their_promise(monkeypatch, waiting):
     assert (np.diff(arrays['count_MS'][latent]) <= 0).all()
 
 
+def firings_on(*tokens):
+  """Firings of one latent, on these tokens."""
+  token_1F = np.array([tokens], np.int32)
+  ones = np.ones(len(tokens), np.float32)
+  none = np.zeros(len(tokens), np.int64)
+  return firings_lib.Firings(
+    0, token_1F, ones[None] > 0, none, np.arange(len(tokens)), ones
+  )
+
+
+def test_a_token_that_returns_is_not_shut_out(monkeypatch):
+  """By hand, with one slot: 7 five times and 8 six, but 8 never at once."""
+  monkeypatch.setattr(counts, '_FEWEST_WAITING', 1)
+  monkeypatch.setattr(counts, '_WAITING_PER_SLOT', 0)
+  kept = counts.TokenCounts(1, 1, 10)
+  kept.add(firings_on(7, 7, 7, 7, 7, 8, 8))  # 7: 5 - 2
+  assert (kept.token_MS.item(), kept.count_MS.item()) == (7, 3)
+  kept.add(firings_on(8, 8))  # 7: 3 - 2
+  assert (kept.token_MS.item(), kept.count_MS.item()) == (7, 1)
+  kept.add(firings_on(8, 8))  # 8: 2 - 1
+  assert (kept.token_MS.item(), kept.count_MS.item()) == (8, 1)
+
+
 def test_memory_is_what_the_docstring_says():
   state = state_lib.State(state_lib.Settings(), 1000, V, 128)
   state.settle()
