@@ -78,7 +78,7 @@ def source(num_latents):
 
 
 def _latent(m, num_latents, rng):
-  count = 0 if m == 0 else int(10 ** rng.uniform(0, 5))
+  count = 0 if m == 0 else int(10 ** rng.uniform(1, 5))
   token = 2 + m % 72
   largest = float(np.float32(rng.uniform(4, 16))) if m else 0.0
 

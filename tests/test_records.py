@@ -61,7 +61,7 @@ def text(sequences=21, seed=0):
 def random_sae(num_latents=M, low=0.5, seed=0):
   """Latents that fire often and seldom; the last one never does."""
   rng = np.random.default_rng(seed)
-  threshold = np.linspace(low, 9.0, num_latents)
+  threshold = np.linspace(low, 16.0, num_latents)
   threshold[-1] = 1e6
   return released.SAE(
     W_enc=jnp.asarray(rng.normal(size=(16, num_latents)), 'float32'),
@@ -268,7 +268,10 @@ def test_rows_with_many_latents_are_whole(model):
   latent, place = np.nonzero(f_NM.T > 0)
   np.testing.assert_array_equal(firings.latent_F, latent)
   np.testing.assert_array_equal(firings.place_F, place)
-  np.testing.assert_allclose(firings.value_F, f_NM[place, latent], rtol=1e-5)
+  # Programs of other shapes round sums of some tens differently.
+  np.testing.assert_allclose(
+    firings.value_F, f_NM[place, latent], rtol=1e-5, atol=2e-5
+  )
 
 
 class StopError(Exception):
@@ -342,8 +345,8 @@ def test_windows_by_hand():
   f_NLM[1, 2, 1] = 7
   firings = firings_of(f_NLM)
   assert firings.value_F.tolist() == [1, 2, 3, 4, 5, 6, 7]
-  got = firings_lib.windows(firings, np.array([0, 2, 4, 6]), 3)
-  assert got.tolist() == [[1, 2, 0], [0, 0, 3], [0, 5, 6], [0, 7, 0]]
+  got = firings_lib.windows(firings, np.array([0, 2, 4, 5, 6]), 3)
+  assert got.tolist() == [[1, 2, 0], [0, 0, 3], [0, 5, 6], [5, 6, 0], [0, 7, 0]]
   assert firings_lib.largest_of_sequences(firings).tolist() == [2, 5, 6]
 
 
@@ -398,6 +401,29 @@ def test_token_counts_keep_their_promise(monkeypatch, waiting):
     assert (np.diff(arrays['count_MS'][latent]) <= 0).all()
 
 
+def firings_on(*tokens):
+  """Firings of one latent, on these tokens."""
+  token_1F = np.array([tokens], np.int32)
+  ones = np.ones(len(tokens), np.float32)
+  none = np.zeros(len(tokens), np.int64)
+  return firings_lib.Firings(
+    0, token_1F, ones[None] > 0, none, np.arange(len(tokens)), ones
+  )
+
+
+def test_a_token_that_returns_is_not_shut_out(monkeypatch):
+  """By hand, with one slot: 7 five times and 8 six, but 8 never at once."""
+  monkeypatch.setattr(counts, '_FEWEST_WAITING', 1)
+  monkeypatch.setattr(counts, '_WAITING_PER_SLOT', 0)
+  kept = counts.TokenCounts(1, 1, 10)
+  kept.add(firings_on(7, 7, 7, 7, 7, 8, 8))  # 7: 5 - 2
+  assert (kept.token_MS.item(), kept.count_MS.item()) == (7, 3)
+  kept.add(firings_on(8, 8))  # 7: 3 - 2
+  assert (kept.token_MS.item(), kept.count_MS.item()) == (7, 1)
+  kept.add(firings_on(8, 8))  # 8: 2 - 1
+  assert (kept.token_MS.item(), kept.count_MS.item()) == (8, 1)
+
+
 def test_memory_is_what_the_docstring_says():
   state = state_lib.State(state_lib.Settings(), 1000, V, 128)
   state.settle()
@@ -449,10 +475,3 @@ def test_a_folder_that_is_not_whole_is_refused(tmp_path):
   (tmp_path / 'records.json').write_text('{"version": 99}')
   with pytest.raises(errors.InputError, match='Make the records again'):
     schema.read(tmp_path)
-
-
-def test_tokens_keep_their_space(tiny_lm):
-  tokenizer = huggingface.load_tokenizer(tiny_lm)
-  found = write.token_texts(tokenizer, V)
-  assert len(found) == V
-  assert found[3] == 'a'

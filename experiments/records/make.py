@@ -13,7 +13,6 @@ from jumprelu_jax import config as config_lib
 from jumprelu_jax import embedded
 from jumprelu_jax import errors
 from jumprelu_jax import inputs as inputs_lib
-from jumprelu_jax import progress
 from jumprelu_jax import runs
 from jumprelu_jax import whole
 from jumprelu_jax.exchange import hub
@@ -27,6 +26,7 @@ from jumprelu_jax.records import schema
 from jumprelu_jax.records import state as state_lib
 from jumprelu_jax.records import write
 from jumprelu_jax.text import sequences
+from jumprelu_jax.text import tokens
 
 # In the folder of records; the first two until it is whole.
 _SEQUENCES, _CHECKPOINT, _REQUEST = 'sequences.npy', 'state.npz', 'request.json'
@@ -80,14 +80,12 @@ def make(request: Request, out: str | pathlib.Path) -> None:
     inputs.architecture.vocab_size,
     run.text.context_length,
   )
-  if _claim(out, _decisive(request, sae, inputs)):
-    progress.say(f'{out}: is whole')
-    return
-  if not (out / _SEQUENCES).exists():
-    sequences.write(inputs.heldout_rows(), out / _SEQUENCES, max_rows=0)
-  _make(out, sae, inputs, state, request)
+  if not _claim(out, _decisive(request, sae, inputs)):
+    if not (out / _SEQUENCES).exists():
+      sequences.write(inputs.heldout_rows(), out / _SEQUENCES, max_rows=0)
+    _make(out, sae, inputs, state, request)
   for name in (_SEQUENCES, _CHECKPOINT):
-    (out / name).unlink()
+    (out / name).unlink(missing_ok=True)
 
 
 def load_sae(request: Request) -> api.SAE:
@@ -256,5 +254,5 @@ def _make(out, sae, inputs, state, request):
     W_dec_ME=sae.weights.W_dec,
     target=inputs.target,
     tokens_NL=tokens_NL,
-    texts=write.token_texts(inputs.tokenizer, inputs.architecture.vocab_size),
+    texts=tokens.texts_of(inputs.tokenizer, inputs.architecture.vocab_size),
   )

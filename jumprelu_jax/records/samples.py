@@ -80,8 +80,10 @@ class Samples:
     latent_C, key_C, chosen_C = (
       a[is_in_C] for a in (latent_C, key_C, chosen_C)
     )
-    best = _ranked(latent_C, key_C)[1] < self.key_MR.shape[1]
-    latent_C, key_C, chosen_C = latent_C[best], key_C[best], chosen_C[best]
+    is_in_C = _ranked(latent_C, key_C)[1] < self.key_MR.shape[1]
+    latent_C, key_C, chosen_C = (
+      a[is_in_C] for a in (latent_C, key_C, chosen_C)
+    )
     self._wait(
       Entries(
         latent_C,

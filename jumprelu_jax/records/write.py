@@ -12,7 +12,6 @@ import jax
 import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
-import tokenizers
 
 from jumprelu_jax import whole
 from jumprelu_jax.lm import sites
@@ -87,25 +86,6 @@ def describe(state: state_lib.State, **known: str | int) -> schema.Source:
     seed=settings.seed,
     **known,
   )
-
-
-def token_texts(tokenizer: tokenizers.Tokenizer, vocab_size: int) -> list[str]:
-  """Returns the text of every token as it is inside a text.
-
-  Many tokenizers drop the space of what comes first; so each token is decoded
-  behind another one, whose own text is then taken off.
-  """
-  first = tokenizer.encode('a', add_special_tokens=False).ids[-1:]
-
-  def decode(before):
-    rows = [[*before, token] for token in range(vocab_size)]
-    return tokenizer.decode_batch(rows, skip_special_tokens=False)
-
-  taken = tokenizer.decode(first, skip_special_tokens=False)
-  return [
-    text[len(taken) :] if text.startswith(taken) else alone
-    for text, alone in zip(decode(first), decode([]), strict=True)
-  ]
 
 
 def _write(folder, name, blocks: Iterable[list[Any]]):

@@ -15,7 +15,7 @@
 
   function drawFacts(latent) {
     const facts = {
-      fires: `${count[latent].toLocaleString('en')} times`,
+      firings: count[latent].toLocaleString('en'),
       frequency: jr.percent(count[latent] / found.positions),
       largest: jr.format(max[latent]),
       mean: jr.format(mean[latent]),
