@@ -41,11 +41,12 @@ def write(folder, num_latents, *, seed=0, examples=True):
   rng = np.random.default_rng(seed)
   vocabulary = texts()
   rows = [_latent(m, num_latents, rng) for m in range(num_latents)]
-  shown = [e for m in range(num_latents) for e in _examples(m, rng)]
+  windows = range(num_latents if examples else 0)
+  shown = [example for m in windows for example in _examples(m, rng)]
   tables = {
     'tokens': [{'token': i, 'text': text} for i, text in enumerate(vocabulary)],
     'latents': rows,
-    'examples': shown if examples else [],
+    'examples': shown,
     'background': [],
   }
   folder.mkdir(parents=True, exist_ok=True)

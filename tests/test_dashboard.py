@@ -206,7 +206,7 @@ def test_a_latent_is_highlighted_where_it_fires(page, small):
       want[[4, 6]] = value, value / 2
       got = np.array([[float(v), float(s)] for v, s, _ in lit])
       np.testing.assert_allclose(got[:, 0], want, rtol=6e-3)
-      shade = np.where(want > 0, 0.12 + 0.8 * want / rows[7]['max'], 0)
+      shade = np.where(want > 0, 0.18 + 0.77 * want / rows[7]['max'], 0)
       np.testing.assert_allclose(got[:, 1], shade, atol=6e-4)
       assert [drawn for *_, drawn in lit] == [i == 4 for i in range(8)]
       words_shown = words.evaluate_all('all => all.map(s => s.dataset.text)')
@@ -369,12 +369,12 @@ def test_both_schemes_are_legible(page, small, scheme):
   ]
   pairs.append((page.locator('a').first.evaluate(styles)[0], back))
   word = page.locator('.words .on:not(.weak)').first
-  for strength in np.linspace(0.2, 0.92, 10):
+  for strength in np.linspace(0.25, 0.95, 10):
     word.evaluate(f's => s.style.setProperty("--strength", {strength})')
     colour, shade = word.evaluate(styles)
     pairs.append((colour, blend(shade, back)))
   weak = page.locator('.words .weak').first
-  for strength in (0.12, 0.2):
+  for strength in (0.18, 0.26):
     weak.evaluate(f's => s.style.setProperty("--strength", {strength})')
     colour, shade = weak.evaluate(styles)
     pairs.append((colour, blend(shade, back)))

@@ -115,6 +115,8 @@ def _arrays(column):
   """Returns the lists of a column as arrays."""
   lists = column.combine_chunks()
   sizes = np.diff(lists.offsets.to_numpy())
+  if not len(sizes):
+    return []
   return np.split(lists.flatten().to_numpy(), np.cumsum(sizes)[:-1])
 
 

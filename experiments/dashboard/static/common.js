@@ -105,8 +105,8 @@ const jr = (() => {
       }, title));
     });
     svg.append(drawn('line', {x1: 10, x2: width - 10, y1: base, y2: base}));
-    ticks.forEach(([edge, text], i) => {
-      const anchor = i === 0 ? 'start' : i === ticks.length - 1 ? 'end' : 'middle';
+    ticks.forEach(([edge, text]) => {
+      const anchor = edge === 0 ? 'start' : edge === counts.length ? 'end' : 'middle';
       svg.append(drawn('text', {
         x: 10 + edge * step, y: height - 4, 'text-anchor': anchor,
       }, text));

@@ -160,7 +160,8 @@
     const edge = (i) => jr.percent(10 ** (lowest + i / BINS_PER_DECADE));
     const titles = bins.map((n, i) => `${n} latents fire at ${edge(i)} to ${edge(i + 1)} of positions`);
     const ticks = [];
-    for (let i = 0; i <= bins.length; i += BINS_PER_DECADE) ticks.push([i, edge(i)]);
+    const decades = Math.ceil(-lowest / 5);  // from one tick to the next
+    for (let i = bins.length; i >= 0; i -= decades * BINS_PER_DECADE) ticks.unshift([i, edge(i)]);
     document.getElementById('frequencies').prepend(
       jr.bars(bins, titles, ticks, 'histogram of latents by frequency'));
   }

@@ -73,7 +73,7 @@
       const share = Math.min(1, value / largest);
       made.classList.add('on');
       if (share < 0.1) made.classList.add('weak');
-      made.style.setProperty('--strength', (0.12 + 0.8 * share).toFixed(3));
+      made.style.setProperty('--strength', (0.18 + 0.77 * share).toFixed(3));
       made.dataset.value = jr.format(value);
     }
     made.dataset.text = text;
