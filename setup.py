@@ -14,7 +14,7 @@ setuptools.setup(
   long_description_content_type='text/markdown',
   license='Apache-2.0',
   packages=setuptools.find_packages(include=['jumprelu_jax', 'jumprelu_jax.*']),
-  package_data={'jumprelu_jax.embedded': ['lm/*', 'text/*']},
+  package_data={'jumprelu_jax.embedded': ['lm/*', 'sae/*', 'text/*']},
   python_requires='>=3.11',
   # Lower bounds are the versions that the tests run with.
   install_requires=[
@@ -44,6 +44,9 @@ setuptools.setup(
     # torch is an oracle: nothing but tests imports it.
     'test': [
       'hypothesis>=6.100,<7',
+      'ipykernel>=7,<8',
+      'nbclient>=0.11,<0.12',
+      'nbformat>=5.10,<6',
       'pytest>=9,<10',
       'ruff>=0.17,<0.18',
       'torch==2.13.0',
