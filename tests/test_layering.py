@@ -20,19 +20,22 @@ LAYERS = (
     'objectives', 'components', 'architectures', 'export', 'activations',
     'splicing', 'fused',
   },
-  {'train', 'together', 'loop', 'evaluation'},
-  {'plot', 'inputs', 'sweeps', 'runs'},
+  {'train', 'together', 'loop', 'evaluation', 'exchange'},
+  {'plot', 'inputs', 'sweeps', 'runs', 'api'},
 )  # fmt: skip
 LAYER = {name: i for i, names in enumerate(LAYERS) for name in names}
 FILES = sorted(PACKAGE.rglob('*.py'))
 TEXT_LIBRARIES = {'datasets', 'transformers', 'tokenizers', 'safetensors'}
-# Only these know Hugging Face's libraries (`runs` names a type).
+# Only these know Hugging Face's libraries (some only name a type).
 MAY_KNOW_THEM = {
   'sources.py',
   'tokens.py',
   'huggingface.py',
   'hf_weights.py',
   'inputs.py',
+  'lm.py',
+  'untrusted.py',
+  'weights.py',
 }
 
 
