@@ -2,8 +2,8 @@
 
   python -m experiments.benchmark.load --format=gemma_scope
 
-Random weights, by default of the shapes of Gemma Scope's 16k SAEs of Gemma 2 2B;
-the files are in the page cache, so disk time comes on top.
+Random weights, by default of the shapes of Gemma Scope's 16k SAEs of Gemma 2
+2B; the files are in the page cache, so disk time comes on top.
 """
 
 import pathlib
