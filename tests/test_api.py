@@ -168,7 +168,7 @@ def test_generation_is_steered(lm, sae):
   )
   steering = lm.steering(away, 0, strength=1e4)
   text = lm.generate(TEXT, 3, away.site, steering)
-  assert text == lm.words([token])[0] * 3
+  assert text == lm.tokenizer.decode([token] * 3)
   assert text != lm.generate(TEXT, 3)
 
 
