@@ -46,6 +46,7 @@ def preset(tiny_run):
     ablated_seeds=(1,),
     yardstick={'train.batch_size': 32},
     yardstick_l0=3.0,
+    yardstick_rates=(7e-4, 1.4e-3),
   )
 
 
@@ -102,10 +103,10 @@ def test_every_sae_of_the_preset_is_in_a_table(finished):
     ['jumprelu'] * 2 + ['topk'] * 2 + ['jumprelu', 'topk'] * 2
   )
   assert {row['seed'] for row in table(out / 'ablations.csv')} == {'1'}
-  (measured,) = table(out / 'yardstick.csv')
-  assert measured['architecture'] == 'jumprelu'
+  measured = table(out / 'yardstick.csv')
+  assert {row['architecture'] for row in measured} == {'jumprelu'}
   # 0.016 / L0, from which the controller starts
-  assert measured['sparsity_coeff'] == '0.00533333'
+  assert {row['sparsity_coeff'] for row in measured} == {'0.00533333'}
 
 
 def test_the_grid_is_trained_with_what_the_tuning_chose(finished):
@@ -122,6 +123,17 @@ def test_the_grid_is_trained_with_what_the_tuning_chose(finished):
       )
       rate = f'{config["optimizer"]["learning_rate"]:.4g}'
       assert rate == words['learning_rate']
+
+
+def test_the_yardstick_is_trained_at_the_others_rates(finished):
+  work, out = finished
+  rows = table(out / 'yardstick.csv')
+  assert [row['variant'] for row in rows] == ['lr=0.0007', 'lr=0.0014']
+  for row, rates in zip(rows, ((7e-4, 2e-3), (1.4e-3, 4e-3)), strict=True):
+    path = work / 'yardstick' / row['variant'] / 'config.json'
+    optimizer = json.loads(path.read_text())['optimizer']
+    names = ('learning_rate', 'threshold_learning_rate')
+    assert [optimizer[name] for name in names] == pytest.approx(rates)
 
 
 def test_finished_work_is_not_done_again(

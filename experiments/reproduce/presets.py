@@ -89,6 +89,7 @@ class Preset:
     yardstick: what is changed in a setting that another implementation's
       figures are known in; there the reference is trained alone.
     yardstick_l0: at which L0.
+    yardstick_rates: and at which learning rates, the other's own.
   """
 
   recipe: Callable[[], config_dict.ConfigDict]
@@ -103,6 +104,7 @@ class Preset:
   ablated_seeds: tuple[int, ...] = ()
   yardstick: Values | None = None
   yardstick_l0: float = 0.0
+  yardstick_rates: tuple[float, ...] = ()
 
   def run(self) -> config_lib.RunConfig:
     """Returns the config that all SAEs start from."""
@@ -228,6 +230,7 @@ SMOLLM2 = Preset(
     'optimizer.warmup_steps': 200,
   },
   yardstick_l0=17.6,
+  yardstick_rates=(1e-3, 3e-3),
 )
 
 #: Presets by the names that --preset takes.
