@@ -222,9 +222,8 @@ SMOLLM2 = Preset(
   tuned_l0=32,
   rates=(1e-3, 2e-3, 4e-3, 8e-3),
   # 298 thousand activations, seen seven times; SAELens is trained on the same
-  # by `experiments.small_budget --study=yardstick`. More latents fire on held-out
-  # text than on rows that are seen again: from 15.5 the L0 there comes to about
-  # its 18.
+  # by `experiments.small_budget --study=yardstick`. More latents fire on
+  # held-out text than on rows that are seen again: 15.5 comes to about its 18.
   yardstick={
     'activations.sequences': 1_168,
     'train.steps': 2_000,
