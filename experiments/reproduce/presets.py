@@ -222,14 +222,15 @@ SMOLLM2 = Preset(
   tuned_l0=32,
   rates=(1e-3, 2e-3, 4e-3, 8e-3),
   # 298 thousand activations, seen seven times; SAELens is trained on the same
-  # by `experiments.small_budget --study=yardstick`.
+  # by `experiments.small_budget --study=yardstick`. More latents fire on
+  # held-out text than on rows that are seen again: 15.5 comes to about its 18.
   yardstick={
     'activations.sequences': 1_168,
     'train.steps': 2_000,
     'objective.sparsity_warmup_steps': 400,
     'optimizer.warmup_steps': 200,
   },
-  yardstick_l0=17.6,
+  yardstick_l0=15.5,
   yardstick_rates=(1e-3, 3e-3),
 )
 
