@@ -45,8 +45,7 @@ def preset(tiny_run):
     betas=({'optimizer.beta1': 0.9},),
     ablated_seeds=(1,),
     yardstick={'train.batch_size': 32},
-    yardstick_l0=3.0,
-    yardstick_rates=(7e-4, 1.4e-3),
+    yardstick_sparsities=(1e-2, 2e-2),
   )
 
 
@@ -103,10 +102,6 @@ def test_every_sae_of_the_preset_is_in_a_table(finished):
     ['jumprelu'] * 2 + ['topk'] * 2 + ['jumprelu', 'topk'] * 2
   )
   assert {row['seed'] for row in table(out / 'ablations.csv')} == {'1'}
-  measured = table(out / 'yardstick.csv')
-  assert {row['architecture'] for row in measured} == {'jumprelu'}
-  # 0.016 / L0, from which the controller starts
-  assert {row['sparsity_coeff'] for row in measured} == {'0.00533333'}
 
 
 def test_the_grid_is_trained_with_what_the_tuning_chose(finished):
@@ -125,15 +120,18 @@ def test_the_grid_is_trained_with_what_the_tuning_chose(finished):
       assert rate == words['learning_rate']
 
 
-def test_the_yardstick_is_trained_at_the_others_rates(finished):
+def test_the_yardstick_is_the_recipe_in_its_setting(finished, preset):
   work, out = finished
   rows = table(out / 'yardstick.csv')
-  assert [row['variant'] for row in rows] == ['lr=0.0007', 'lr=0.0014']
-  for row, rates in zip(rows, ((7e-4, 2e-3), (1.4e-3, 4e-3)), strict=True):
+  assert [row['variant'] for row in rows] == ['sparsity=0.01', 'sparsity=0.02']
+  assert [row['sparsity_coeff'] for row in rows] == ['0.01', '0.02']
+  for row in rows:
     path = work / 'yardstick' / row['variant'] / 'config.json'
-    optimizer = json.loads(path.read_text())['optimizer']
-    names = ('learning_rate', 'threshold_learning_rate')
-    assert [optimizer[name] for name in names] == pytest.approx(rates)
+    config = json.loads(path.read_text())
+    assert config['sae']['architecture'] == 'jumprelu'
+    assert config['train']['batch_size'] == 32  # the setting's
+    assert config['optimizer'] == preset.run().to_dict()['optimizer']
+    assert not config['objective']['components']
 
 
 def test_finished_work_is_not_done_again(
@@ -214,8 +212,8 @@ def test_every_config_of_the_presets_can_be_trained(name):
       train.check(config)
   if preset.yardstick:
     kind, base = preset.kinds[0], run.with_values(preset.yardstick)
-    values = tuning.at_l0(kind, preset.yardstick_l0)
-    train.check(kind.config(base, values))
+    for sparsity in preset.yardstick_sparsities:
+      train.check(kind.config(base, kind.at(sparsity)))
   # A comparison is fair if all were searched alike.
   rounds = [tuning.rounds(preset, kind) for kind in preset.kinds]
   assert len({tuple(map(len, of_kind)) for of_kind in rounds}) == 1

@@ -38,7 +38,7 @@ def run(preset, workdir, out):
   best, tried = tune(preset, stores[min(preset.places)], workdir)
   results.write(tried, out / 'tuning.csv', _TUNING_COLUMNS)
   if preset.yardstick:
-    measured = measure(preset, best, workdir)
+    measured = measure(preset, workdir)
     results.write(measured, out / 'yardstick.csv', _ABLATION_COLUMNS)
   constant, controlled = train_grid(preset, best, stores, workdir)
   rows = finished.read(constant)
@@ -99,7 +99,7 @@ def tune(preset, store, workdir):
   return best, table
 
 
-def measure(preset, best, workdir):
+def measure(preset, workdir):
   """Trains the reference in the yardstick's setting; returns its rows."""
   run = run_at(preset, preset.tuned_at, min(preset.places), '')
   run = run.with_values(preset.yardstick)
@@ -107,10 +107,9 @@ def measure(preset, best, workdir):
   runs.harvest(inputs_lib.prepare(run), store)
   run = run.with_values({'activations.store': store})
   kind = preset.kinds[0]
-  led = {**best[kind.name], **tuning.at_l0(kind, preset.yardstick_l0)}
   named = {
-    f'lr={rate:g}': kind.config(run, {**led, **tuning.at_rate(rate)})
-    for rate in preset.yardstick_rates
+    f'sparsity={sparsity:g}': kind.config(run, kind.at(sparsity))
+    for sparsity in preset.yardstick_sparsities
   }
   rows = train(inputs_lib.prepare(run), workdir / 'yardstick', named)
   return [
