@@ -5,6 +5,26 @@ import pathlib
 import setuptools
 
 _HERE = pathlib.Path(__file__).parent
+# What experiments.autointerp and experiments.rate need.
+_INTERP = [
+  'flask>=3.1,<4',
+  'openai>=3.54,<4',
+  'statsmodels>=0.15,<0.16',
+  'waitress>=3,<4',
+]
+# torch is an oracle: nothing but tests imports it. playwright drives the
+# system's Chromium; it downloads none.
+_TEST = [
+  *_INTERP,
+  'hypothesis>=6.100,<7',
+  'ipykernel>=7,<8',
+  'nbclient>=0.11,<0.12',
+  'nbformat>=5.10,<6',
+  'playwright>=1.65,<2',
+  'pytest>=9,<10',
+  'ruff>=0.17,<0.18',
+  'torch==2.13.0',
+]
 
 setuptools.setup(
   name='jumprelu-jax',
@@ -14,7 +34,7 @@ setuptools.setup(
   long_description_content_type='text/markdown',
   license='Apache-2.0',
   packages=setuptools.find_packages(include=['jumprelu_jax', 'jumprelu_jax.*']),
-  package_data={'jumprelu_jax.embedded': ['lm/*', 'text/*']},
+  package_data={'jumprelu_jax.embedded': ['lm/*', 'sae/*', 'text/*']},
   python_requires='>=3.11',
   # Lower bounds are the versions that the tests run with.
   install_requires=[
@@ -41,22 +61,12 @@ setuptools.setup(
     'xxhash>=3.5',
   ],
   extras_require={
-    # Asks endpoints, and fits a regression (experiments.autointerp).
-    'interp': ['openai>=3.54,<4', 'statsmodels>=0.15,<0.16'],
+    # Endpoints asked, a regression, a study's pages (autointerp and rate).
+    'interp': _INTERP,
     # Compiles for TPUs, also where there is none (experiments.plan).
     'tpu': ['jax[tpu]>=0.10.2,<0.13'],
-    # torch is an oracle: nothing but tests imports it. playwright drives the
-    # system's Chromium; it downloads none.
-    'test': [
-      'hypothesis>=6.100,<7',
-      'openai>=3.54,<4',
-      'playwright>=1.65,<2',
-      'pytest>=9,<10',
-      'ruff>=0.17,<0.18',
-      'statsmodels>=0.15,<0.16',
-      'torch==2.13.0',
-    ],
+    'test': _TEST,
     # For `pytest -m saelens`, whose numbers are of this version.
-    'saelens': ['pytest>=9,<10', 'sae-lens==6.54.12', 'torch==2.13.0'],
+    'saelens': [*_TEST, 'sae-lens==6.54.12'],
   },
 )

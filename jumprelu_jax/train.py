@@ -183,7 +183,7 @@ def train_step(
     observe, state.sae, x_BD, y_BD, coefficients
   )
   sae, opt_state = optimizer.step(
-    grads, state.opt_state, state.sae, numbers.rates
+    sharding.lie_by_rows(grads), state.opt_state, state.sae, numbers.rates
   )
   known = (terms['l0'], terms['squared_error'], terms['penalty'], warm)
   states = {

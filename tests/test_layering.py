@@ -27,13 +27,16 @@ LAYERS = (
 LAYER = {name: i for i, names in enumerate(LAYERS) for name in names}
 FILES = sorted(PACKAGE.rglob('*.py'))
 TEXT_LIBRARIES = {'datasets', 'transformers', 'tokenizers', 'safetensors'}
-# Only these know Hugging Face's libraries (`runs` names a type).
+# Only these know Hugging Face's libraries (some only name a type).
 MAY_KNOW_THEM = {
   'sources.py',
   'tokens.py',
   'huggingface.py',
   'hf_weights.py',
   'inputs.py',
+  'lm.py',
+  'untrusted.py',
+  'weights.py',
 }
 
 

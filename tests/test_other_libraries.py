@@ -1,10 +1,9 @@
 """Files exchanged with the packages themselves, in their own environment.
 
-  pip install -e '.[others]' && pip install --no-deps dictionary-learning==0.1.0
+  pip install -e '.[saelens]' && pip install --no-deps -r tests/others.txt
   pytest -m others
 
-dictionary-learning's own requirements exclude the others'; of nnsight, which it
-imports, nothing is used here.
+Of nnsight, which dictionary-learning imports, nothing is used here.
 """
 
 import json

@@ -9,3 +9,4 @@ _HERE = pathlib.Path(__file__).parent
 LM = _HERE / 'lm'
 HARVEST_TEXT = _HERE / 'text' / 'harvest.jsonl.xz'
 HELDOUT_TEXT = _HERE / 'text' / 'heldout.jsonl.xz'
+SAE = _HERE / 'sae'

@@ -10,13 +10,11 @@ an SAE only by where it lies.
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 import re
 
 import numpy as np
-import safetensors.numpy
 
 from jumprelu_jax import whole
 from jumprelu_jax.exchange import details as details_lib
@@ -111,10 +109,7 @@ def write_safetensors(
     )
   if details.l0 is not None:
     config['l0'] = details.l0
-  folder = pathlib.Path(folder)
-  with whole.replacing(folder / SAFETENSORS) as file:
-    file.write(safetensors.numpy.save(arrays))
-  whole.write_text(folder / CONFIG, json.dumps(config, indent=2) + '\n')
+  weights.write_safetensors(folder, SAFETENSORS, arrays, CONFIG, config)
 
 
 def _check(sae, name):

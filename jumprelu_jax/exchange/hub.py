@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import os
 import pathlib
 import re
+import shutil
 from typing import Any
 
 import jinja2
@@ -20,7 +21,9 @@ from jumprelu_jax.exchange import details as details_lib
 from jumprelu_jax.exchange import formats
 from jumprelu_jax.sae import released
 
-_HUB_ID = re.compile(r'[\w.-]+/[\w.-]+(/[\w.+-]+)*')
+# No part is dots alone: these lead out of a folder.
+_PART = r'(?!\.+(?:/|$))[\w.+-]+'
+_HUB_ID = re.compile(rf'{_PART}(/{_PART})+')
 _CARD = """---
 library_name: jumprelu_jax
 tags: [sparse-autoencoder, interpretability]
@@ -46,6 +49,9 @@ f = sae.encode(x)  # raw activations [..., {{ d_in }}]
 {% for name, value in metrics.items() -%}
 | {{ name }} | {{ value }} |
 {% endfor -%}
+{% endif -%}
+{% if figure -%}
+![Fidelity against L0 of the sweep that it is from]({{ figure }})
 {% endif -%}
 {% if recipe %}
 ## Recipe
@@ -109,6 +115,7 @@ def write_release(
   format_name: str,
   metrics: Mapping[str, Any],
   recipe: str = '',
+  figure: pathlib.Path | None = None,
 ) -> pathlib.Path:
   """Writes what an upload would send: the SAE in its folder, and a card.
 
@@ -120,6 +127,7 @@ def write_release(
     format_name: one of `formats.FORMATS`.
     metrics: for the card.
     recipe: JSON, for the card.
+    figure: a PNG for the card, which is copied; None, or not there: no figure.
 
   Returns:
     The SAE's folder.
@@ -131,6 +139,9 @@ def write_release(
   name = folder_of(details, num_latents, details.l0)
   folder = pathlib.Path(root) / name
   formats.save(sae, details, folder, format_name)
+  has_figure = figure is not None and figure.is_file()
+  if has_figure:
+    shutil.copyfile(figure, folder / figure.name)
   place = f'{details.site or "an unknown site"} of layer {details.layer}'
   card = jinja2.Environment(autoescape=False).from_string(_CARD)  # Markdown
   text = card.render(
@@ -142,6 +153,7 @@ def write_release(
     folder=name,
     metrics=metrics,
     recipe=recipe,
+    figure=figure.name if has_figure else '',
   )
   whole.write_text(folder / 'README.md', text + '\n')
   return folder

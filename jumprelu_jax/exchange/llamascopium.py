@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import pathlib
 
 import numpy as np
-import safetensors.numpy
 
 from jumprelu_jax import errors
-from jumprelu_jax import whole
 from jumprelu_jax.exchange import details as details_lib
 from jumprelu_jax.exchange import untrusted
 from jumprelu_jax.exchange import weights
@@ -100,10 +97,7 @@ def write(
   if not has_k:
     with np.errstate(divide='ignore'):  # of a ReLU's 0
       tensors[_THRESHOLD] = np.log(np.maximum(arrays['threshold'], 0))
-  folder = pathlib.Path(folder)
-  with whole.replacing(folder / WEIGHTS) as file:
-    file.write(safetensors.numpy.save(tensors))
-  whole.write_text(folder / CONFIG, json.dumps(config, indent=2) + '\n')
+  weights.write_safetensors(folder, WEIGHTS, tensors, CONFIG, config)
 
 
 def _normalised(config, norm, norms, found):

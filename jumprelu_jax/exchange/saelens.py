@@ -6,15 +6,12 @@ unless they say otherwise. What is trained as BatchTopK is there a JumpReLU.
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 
 import numpy as np
-import safetensors.numpy
 
 from jumprelu_jax import errors
-from jumprelu_jax import whole
 from jumprelu_jax.exchange import details as details_lib
 from jumprelu_jax.exchange import untrusted
 from jumprelu_jax.exchange import weights
@@ -101,10 +98,7 @@ def write(
     config |= {'k': sae.k, 'rescale_acts_by_decoder_norm': False}
   if is_transcoder:
     config['d_out'] = sae.W_dec.shape[1]
-  folder = pathlib.Path(folder)
-  with whole.replacing(folder / WEIGHTS) as file:
-    file.write(safetensors.numpy.save(arrays))
-  whole.write_text(folder / CONFIG, json.dumps(config, indent=2) + '\n')
+  weights.write_safetensors(folder, WEIGHTS, arrays, CONFIG, config)
 
 
 def _architecture_of(folder, config):

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 import re
 
 import numpy as np
-import safetensors.numpy
 
 from jumprelu_jax import errors
-from jumprelu_jax import whole
 from jumprelu_jax.exchange import details as details_lib
 from jumprelu_jax.exchange import untrusted
 from jumprelu_jax.exchange import weights
@@ -93,10 +90,7 @@ def write(
     'transcode': is_transcoder,
     'd_in': D,
   }
-  folder = pathlib.Path(folder)
-  with whole.replacing(folder / WEIGHTS) as file:
-    file.write(safetensors.numpy.save(tensors))
-  whole.write_text(folder / CONFIG, json.dumps(config, indent=2) + '\n')
+  weights.write_safetensors(folder, WEIGHTS, tensors, CONFIG, config)
 
 
 def _details(folder, config, is_transcoder):

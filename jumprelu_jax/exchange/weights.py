@@ -10,11 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import os
+import pathlib
+from typing import Any
 
 from jax import numpy as jnp
 import numpy as np
+import safetensors.numpy
 
 from jumprelu_jax import errors
+from jumprelu_jax import whole
 from jumprelu_jax.exchange import untrusted
 from jumprelu_jax.sae import released
 
@@ -144,6 +148,20 @@ def arrays_of(sae: released.Released) -> untrusted.Arrays:
   return {
     k: np.asarray(v, np.float32) for k, v in found.items() if v is not None
   }
+
+
+def write_safetensors(
+  folder: str | os.PathLike,
+  name: str,
+  arrays: Mapping[str, np.ndarray],
+  config_name: str,
+  config: Mapping[str, Any],
+) -> None:
+  """Writes arrays as a safetensors file, and a config as JSON beside it."""
+  folder = pathlib.Path(folder)
+  with whole.replacing(folder / name) as file:
+    file.write(safetensors.numpy.save(dict(arrays)))
+  whole.write_json(folder / config_name, config)
 
 
 def wanted(path: str | os.PathLike, what: str) -> errors.InputError:

@@ -1,13 +1,4 @@
-"""SAEs and language models for notebooks and scripts, in a few lines.
-
-  sae = jumprelu_jax.load_sae('runs/quickstart/jumprelu_l0_0.0015')
-  lm = jumprelu_jax.load_lm(sae.details.model)
-  f_BLM = sae.encode(lm.run('The Congress of the United States', sae.site)[1])
-  print(lm.promoted(sae, latent=7))
-
-Underneath are plain functions of arrays: `sae.weights` and `lm.model` are
-pytrees that go through `jax.jit` and `jax.grad`.
-"""
+"""Language models for notebooks and scripts: run, splice, ablate, steer."""
 
 from __future__ import annotations
 
@@ -24,106 +15,11 @@ import tokenizers
 
 from jumprelu_jax import embedded
 from jumprelu_jax import errors
-from jumprelu_jax.exchange import details as details_lib
-from jumprelu_jax.exchange import formats
-from jumprelu_jax.exchange import hub
+from jumprelu_jax.api import sae as sae_lib
+from jumprelu_jax.lm import generation
 from jumprelu_jax.lm import huggingface
 from jumprelu_jax.lm import sites
 from jumprelu_jax.lm import transformer
-from jumprelu_jax.sae import released
-
-_EMBEDDED = 'embedded'
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class SAE:
-  """A trained SAE or transcoder, and what is known of it.
-
-  Attributes:
-    weights: its arrays, float32, a pytree: W_enc [D, M], b_enc [M], W_dec
-      [M, E], b_dec [E], and threshold [M] or k.
-    details: language model, site, layer, and what else its files say.
-  """
-
-  weights: released.Released
-  details: details_lib.Details = details_lib.Details()
-
-  @property
-  def site(self) -> sites.Site:
-    """Where it reads; InputError if its files do not say so in our words."""
-    return _known_site(self.details.site, self.details.layer)
-
-  @property
-  def target(self) -> sites.Site:
-    """What it predicts: the same, or a transcoder's target."""
-    if not self.details.target_site:
-      return self.site
-    return _known_site(self.details.target_site, self.details.target_layer)
-
-  @property
-  def num_latents(self) -> int:
-    """M."""
-    return self.weights.W_enc.shape[1]
-
-  def encode(self, x: jax.Array) -> jax.Array:
-    """Returns activations of the latents, float32.
-
-    Args:
-      x: raw activations of the model, [..., D].
-
-    Returns:
-      [..., M]; 0 where a latent does not fire.
-    """
-    return self._rows(self.weights.encode, x, self.weights.W_enc.shape[0])
-
-  def decode(self, f: jax.Array) -> jax.Array:
-    """Returns the reconstruction [..., E], float32, of activations [..., M].
-
-    Without a transcoder's skip, which needs the input: call the SAE for it.
-    """
-    return self._rows(self.weights.decode, f, self.num_latents)
-
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """Returns the reconstruction [..., E], float32, of activations [..., D]."""
-    return self._rows(self.weights, x, self.weights.W_enc.shape[0])
-
-  def save(
-    self,
-    folder: str | os.PathLike,
-    format: str = 'jumprelu_jax',  # noqa: A002  (its name in every library)
-  ) -> None:
-    """Writes the SAE into a new folder; see `exchange.formats.FORMATS`.
-
-    Raises:
-      errors.InputError: the format is not known or cannot express this SAE, or
-        the folder holds something.
-    """
-    formats.save(self.weights, self.details, folder, format)
-
-  def _rows(self, fn, values, size):
-    values = jnp.asarray(values)
-    if values.ndim < 1 or values.shape[-1] != size:
-      raise errors.InputError(
-        f'got an array of shape {list(values.shape)}; expected [..., {size}].'
-      )
-    rows_NK = fn(values.reshape(-1, size).astype('float32'))
-    return rows_NK.reshape(*values.shape[:-1], rows_NK.shape[-1])
-
-
-def load_sae(path_or_hub_id: str | os.PathLike) -> SAE:
-  """Reads an SAE of any format (`exchange.formats.FORMATS`).
-
-  Args:
-    path_or_hub_id: a folder or a file in it; or OWNER/REPOSITORY/FOLDER of the
-      Hugging Face hub, such as
-      google/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71.
-
-  Raises:
-    errors.InputError: it is not there, of no known format, or damaged.
-  """
-  path = hub.resolve_sae(path_or_hub_id)
-  weights, details = formats.load(path)
-  return SAE(weights, details)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -177,6 +73,8 @@ class LM:
       Logits [B, L, V], float32, and the activations [B, L, D] of each tap.
     """
     where = tuple(map(_site, taps))
+    for site in where:
+      self.model.architecture.check_site(site)
     return _run(self.model, self._ids(text), where)
 
   def run_with(
@@ -189,12 +87,12 @@ class LM:
     hooks = {_site(where): lambda x_BLD: fn(x_BLD).astype(x_BLD.dtype)}
     return transformer.logits(self.model, self._ids(text), hooks)
 
-  def splice(self, text, sae: SAE) -> jax.Array:
+  def splice(self, text, sae: sae_lib.SAE) -> jax.Array:
     """Returns logits with the SAE's reconstruction in place of activations."""
     self._check(sae)
     return self.run_with(text, sae.site, sae)
 
-  def ablate(self, text, sae: SAE, latent: int) -> jax.Array:
+  def ablate(self, text, sae: sae_lib.SAE, latent: int) -> jax.Array:
     """Returns logits without what one latent adds; all else stays.
 
     Of the activations f_i d_i is taken away, so that the SAE's error stays in.
@@ -208,7 +106,9 @@ class LM:
 
     return self.run_with(text, sae.site, without)
 
-  def steer(self, text, sae: SAE, latent: int, strength: float) -> jax.Array:
+  def steer(
+    self, text, sae: sae_lib.SAE, latent: int, strength: float
+  ) -> jax.Array:
     """Returns logits with `strength` of a latent's direction added everywhere.
 
     Args:
@@ -217,14 +117,59 @@ class LM:
       latent: its index.
       strength: in units of the latent's activation.
     """
+    return self.run_with(text, sae.site, self.steering(sae, latent, strength))
+
+  def steering(
+    self, sae: sae_lib.SAE, latent: int, strength: float
+  ) -> Callable[[jax.Array], jax.Array]:
+    """Returns the function x_BLD → x_BLD that `steer` puts in."""
     self._check(sae, latent)
     added_D = strength * sae.weights.W_dec[latent]
-    return self.run_with(
-      text, sae.site, lambda x_BLD: x_BLD + added_D[None, None]
+    return lambda x_BLD: x_BLD + added_D[None, None]
+
+  def generate(
+    self,
+    text: str,
+    count: int,
+    where: sites.Site | str | None = None,
+    fn: Callable[[jax.Array], jax.Array] | None = None,
+    *,
+    temperature: float = 0.0,
+    seed: int = 0,
+  ) -> str:
+    """Returns what the model goes on with after a text.
+
+    Args:
+      text: the beginning.
+      count: tokens to add.
+      where: a site at which fn(x_BLD) takes the place of x_BLD, as in
+        `run_with`; None changes nothing.
+      fn: such as `steering` returns.
+      temperature: 0 takes the likeliest token each time.
+      seed: of the draws at other temperatures.
+    """
+    hooks = {}
+    if where is not None:
+      hooks = {_site(where): lambda x_BLD: fn(x_BLD).astype(x_BLD.dtype)}
+    (tokens_L,) = self.tokens(text)
+    longest = self.model.architecture.max_positions
+    if len(tokens_L) + count > longest:
+      raise errors.InputError(
+        f'{len(tokens_L)} tokens of text and {count} more; the model reads at '
+        f'most {longest}.'
+      )
+    added = generation.generate(
+      self.model,
+      tokens_L,
+      count,
+      hooks,
+      temperature=temperature,
+      key=jax.random.key(seed),
     )
+    return self.tokenizer.decode(np.asarray(added).tolist())
 
   def attribution(
-    self, text, sae: SAE, token: int | str, position: int = -1
+    self, text, sae: sae_lib.SAE, token: int | str, position: int = -1
   ) -> jax.Array:
     """Returns what latents add to a logit, to first order, [L, M] float32.
 
@@ -251,7 +196,7 @@ class LM:
     return sae.encode(x_BLD)[0] * effect_LM
 
   def promoted(
-    self, sae: SAE, latent: int, count: int = 10
+    self, sae: sae_lib.SAE, latent: int, count: int = 10
   ) -> list[tuple[str, float]]:
     """Returns the tokens whose logits a latent's direction raises most.
 
@@ -272,13 +217,20 @@ class LM:
   def _ids(self, text):
     if isinstance(text, str | list | tuple):
       return jnp.asarray(self.tokens(text))
-    ids = jnp.asarray(text)
-    if ids.ndim != 2 or not jnp.issubdtype(ids.dtype, jnp.integer):
+    ids = np.asarray(text)
+    if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
       raise errors.InputError(
         f'got token ids of shape {list(ids.shape)} and dtype {ids.dtype}; '
         'expected whole numbers [B, L], or text.'
       )
-    return ids
+    last = self.model.architecture.vocab_size - 1
+    # JAX would take the last token for any that is not there.
+    if ids.size and not 0 <= ids.min() <= ids.max() <= last:
+      raise errors.InputError(
+        f'got token ids from {ids.min()} to {ids.max()}; {self.name} knows '
+        f'0 to {last}.'
+      )
+    return jnp.asarray(ids, 'int32')
 
   def _token(self, token):
     if not isinstance(token, str):
@@ -309,7 +261,7 @@ class LM:
 
 
 def load_lm(
-  path_or_hub_id: str | os.PathLike = _EMBEDDED, dtype: str = 'float32'
+  path_or_hub_id: str | os.PathLike = sae_lib.EMBEDDED, dtype: str = 'float32'
 ) -> LM:
   """Reads a language model: a folder, a hub id, or the one that is shipped.
 
@@ -318,7 +270,7 @@ def load_lm(
   """
   name = str(path_or_hub_id)
   folder = embedded.LM
-  if name != _EMBEDDED:
+  if name != sae_lib.EMBEDDED:
     folder, _ = huggingface.resolve(name, '')
   model = huggingface.load(folder, dtype=dtype)
   return LM(model, huggingface.load_tokenizer(folder), name)
@@ -339,13 +291,3 @@ def _run(model, tokens_BL, where):
 
 def _site(where):
   return where if isinstance(where, sites.Site) else sites.parse(where)
-
-
-def _known_site(name, layer):
-  if name not in sites.SITES or layer < 0:
-    raise errors.InputError(
-      f"the SAE's files name its place {name!r}, layer {layer}; give it "
-      'yourself, as SAE(weights, dataclasses.replace(details, site=…, '
-      f'layer=…)), with one of {", ".join(sites.SITES)}.'
-    )
-  return sites.Site(name, layer)
