@@ -31,6 +31,7 @@ setuptools.setup(
     'optax>=0.2.8,<0.3',
     'orbax-checkpoint>=0.12.8,<0.13',
     'safetensors>=0.8,<0.9',
+    'scipy>=1.17,<2',
     'tensorboardX>=2.6.5,<3',
     'tensorstore>=0.1.84',
     'tokenizers>=0.23,<0.24',
@@ -41,12 +42,18 @@ setuptools.setup(
   extras_require={
     # Compiles for TPUs, also where there is none (experiments.plan).
     'tpu': ['jax[tpu]>=0.10.2,<0.13'],
-    # torch is an oracle: nothing but tests imports it.
+    # Pages of the rating study (experiments.rate).
+    'interp': ['flask>=3.1,<4', 'waitress>=3,<4'],
+    # torch is an oracle: nothing but tests imports it. The tests of pages need
+    # Debian's chromium too.
     'test': [
+      'flask>=3.1,<4',
       'hypothesis>=6.100,<7',
+      'playwright>=1.65,<2',
       'pytest>=9,<10',
       'ruff>=0.17,<0.18',
       'torch==2.13.0',
+      'waitress>=3,<4',
     ],
     # For `pytest -m saelens`, whose numbers are of this version.
     'saelens': ['pytest>=9,<10', 'sae-lens==6.54.12', 'torch==2.13.0'],

@@ -20,7 +20,7 @@ LAYERS = (
     'objectives', 'components', 'architectures', 'export', 'activations',
     'splicing', 'fused',
   },
-  {'train', 'together', 'loop', 'evaluation'},
+  {'train', 'together', 'loop', 'evaluation', 'records', 'ratings'},
   {'plot', 'inputs', 'sweeps', 'runs'},
 )  # fmt: skip
 LAYER = {name: i for i, names in enumerate(LAYERS) for name in names}
