@@ -1,9 +1,8 @@
 """Raters' answers, in one SQLite file that only grows.
 
 An answer is on disk when `save` returns, and is there after SIGKILL and after a
-loss of power (https://sqlite.org/pragma.html#pragma_synchronous). A later answer
-of the same rater to the same item counts in place of the earlier one, which
-stays.
+loss of power (https://sqlite.org/pragma.html#pragma_synchronous). A later one
+of the same rater to the same item counts in place of the earlier, which stays.
 """
 
 from __future__ import annotations

@@ -111,7 +111,8 @@ class Study:
     """
     path = self.folder / _ITEMS
     try:
-      rows = [json.loads(line) for line in path.open(encoding='utf-8')]
+      lines = path.read_text(encoding='utf-8').split('\n')[:-1]
+      rows = list(map(json.loads, lines))
       found = {row['item']: row['strata'] for row in rows}
       if found.keys() == self.items.keys():
         return found

@@ -1,0 +1,105 @@
+"""Small folders of latent records, as experiments.records leaves them."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import parquet
+
+from jumprelu_jax.records import schema
+
+WORDS = [
+    'the', 'of', 'and', 'to', 'in', 'a', 'is', 'that', 'for', 'it', 'as', 'was',
+    'with', 'river', 'stone', 'winter', 'market', 'letter', 'garden', 'silver',
+]  # fmt: skip
+NASTY = ['<script>alert("x")</script>', '&amp;', '"\'', '\n', '']
+TEXTS = [f' {word}' for word in WORDS] + NASTY
+
+
+def write(
+  folder,
+  alive,
+  *,
+  num_latents=40,
+  scale=1.0,
+  strata=4,
+  per_stratum=6,
+  before=7,
+  after=5,
+  seed=0,
+  **source,
+):
+  """Writes a folder; latents of `alive` fire, the others never do.
+
+  Which windows a latent has depends on its place in `alive` and the seed alone:
+  two SAEs with as many, of the same seed, differ in nothing that may be seen.
+  """
+  folder.mkdir(parents=True)
+  tables = {
+    'tokens': [{'token': i, 'text': text} for i, text in enumerate(TEXTS)],
+    'latents': _latents(set(alive), num_latents, scale),
+    'examples': [
+      row
+      for place, latent in enumerate(alive)
+      for row in _examples(
+        latent, scale, strata, per_stratum, before, after, (seed, place)
+      )
+    ],
+    'background': [],
+  }
+  for name, rows in tables.items():
+    table = pa.Table.from_pylist(rows, schema.SCHEMAS[name])
+    parquet.write_table(table, folder / f'{name}.parquet')
+  values = {
+    'sae': str(folder), 'model': 'planted', 'site': 'resid_post', 'layer': 3,
+    'architecture': 'jumprelu', 'l0': 20.0, 'text': 'words',
+    'num_latents': num_latents, 'positions': 10_000, 'edges': (0.1, 1.0),
+    'strata': strata, 'token_count_error': 0.0, 'seed': seed,
+  } | source  # fmt: skip
+  described = dataclasses.asdict(schema.Source(**values))
+  (folder / schema.SOURCE).write_text(json.dumps(described))
+  return folder
+
+
+def _latents(alive, num_latents, scale):
+  return [
+    {
+      'latent': m,
+      'count': 1000 if m in alive else 0,
+      'frequency': 0.1 if m in alive else 0.0,
+      'mean': 0.4 * scale if m in alive else float('nan'),
+      'max': scale if m in alive else 0.0,
+      'histogram': [1000 if m in alive else 0],
+      **{
+        name: []
+        for name in ('tokens', 'promoted', 'suppressed', 'similar', 'together')
+      },
+    }
+    for m in range(num_latents)
+  ]
+
+
+def _examples(latent, scale, strata, per_stratum, before, after, seed):
+  """Yields windows: the largest from 1 down, quantiles in between."""
+  rng = np.random.default_rng(seed)
+  for stratum in range(strata + 1):
+    low, high = (stratum - 1) / strata, stratum / strata
+    shares = np.sort(rng.uniform(low, high, per_stratum))[::-1]
+    if stratum == schema.TOP:
+      shares = 1 - np.arange(per_stratum) / 100
+    for k, share in enumerate(shares):
+      position = 100 * (stratum * per_stratum + k) + before
+      activations = np.where(rng.random(before + 1 + after) < 0.2, 0.5, 0)
+      activations *= share
+      activations[before] = share
+      yield {
+        'latent': latent,
+        'stratum': stratum,
+        'activation': scale * share,
+        'sequence': 7,
+        'position': position,
+        'start': position - before,
+        'tokens': rng.integers(0, len(TEXTS), before + 1 + after).tolist(),
+        'activations': (scale * activations).tolist(),
+      }

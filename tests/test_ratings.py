@@ -1,0 +1,641 @@
+"""Rating studies: the draw is balanced and blind, and the statistics right."""
+
+import collections
+import csv
+import dataclasses
+import itertools
+import json
+import math
+
+import drawn_text
+import numpy as np
+import pytest
+import rated_records
+from scipy import stats
+
+from experiments.rate import analysis
+from jumprelu_jax import errors
+from jumprelu_jax.plot import ratings as figure
+from jumprelu_jax.ratings import agreement
+from jumprelu_jax.ratings import answers
+from jumprelu_jax.ratings import design
+from jumprelu_jax.ratings import differences
+from jumprelu_jax.ratings import rated
+from jumprelu_jax.ratings import rates
+from jumprelu_jax.ratings import study as study_lib
+from jumprelu_jax.ratings import windows
+from jumprelu_jax.records import schema
+
+RATERS = ('ann', 'bob', 'cy', 'di', 'eve')
+SITES, LAYERS = ('resid_post', 'mlp_out', 'attn_z'), (9, 20, 31)
+ARCHITECTURES, L0S = ('gated', 'jumprelu', 'topk'), (20.0, 75.0, 150.0)
+
+
+def papers_saes():
+  """The paper's 81 SAEs."""
+  cells = itertools.product(SITES, LAYERS, ARCHITECTURES, L0S)
+  return [
+    design.SAE(f'records_{i}', site, layer, architecture, l0, l0, 100, 50)
+    for i, (site, layer, architecture, l0) in enumerate(cells)
+  ]
+
+
+ALIVE = [np.arange(i % 2, 100, 2) for i in range(81)]  # half of the latents
+
+
+@pytest.mark.parametrize('seed', range(12))
+def test_the_papers_sample_is_balanced(seed):
+  saes = papers_saes()
+  drawn = design.draw(saes, ALIVE, RATERS, seed=seed)
+  items = {item.name: item for item in drawn.items}
+  seen = collections.Counter()
+  for names in drawn.orders.values():
+    assert len(set(names)) == 81
+    assert sorted(items[name].sae for name in names) == list(range(81))
+    seen.update(names)
+  # A fifth of 81 items is common to all five, the others are of one rater each.
+  assert collections.Counter(seen.values()) == {5: 16, 1: 5 * 65}
+  common = [saes[items[name].sae] for name, count in seen.items() if count == 5]
+  for factor, tolerance in zip(design.FACTORS, (1, 2, 2, 2), strict=True):
+    of_all = dict.fromkeys((getattr(sae, factor) for sae in saes), 0)
+    counts = of_all | collections.Counter(getattr(s, factor) for s in common)
+    assert max(counts.values()) - min(counts.values()) <= tolerance, factor
+  for item in items.values():
+    assert item.latent in ALIVE[item.sae]
+  latents = [(item.sae, item.latent) for item in items.values()]
+  assert len(set(latents)) == len(latents)
+
+
+def test_the_order_of_items_says_nothing():
+  saes = papers_saes()
+  places, names = collections.defaultdict(list), collections.defaultdict(list)
+  for seed in range(40):
+    drawn = design.draw(saes, ALIVE, RATERS[:2], seed=seed)
+    items = {item.name: item for item in drawn.items}
+    for i, item in enumerate(drawn.items):
+      names[saes[item.sae].architecture].append(i / len(items))
+    for order in drawn.orders.values():
+      for i, name in enumerate(order):
+        places[saes[items[name].sae].architecture].append(i)
+    assert drawn.orders['ann'] != drawn.orders['bob']
+  # 80 orders by 27: the means of uniform places have a deviation of half a
+  # place, and those of names in their order of 0.0065.
+  for architecture in ARCHITECTURES:
+    assert abs(np.mean(places[architecture]) - 40) < 2
+    assert abs(np.mean(names[architecture]) - 0.5) < 0.03
+
+
+def test_every_living_latent_is_drawn_alike():
+  sae = dataclasses.replace(papers_saes()[0], num_latents=20)
+  alive = [np.array([1, 4, 9, 16])]
+  drawn = collections.Counter(
+    design.draw([sae], alive, ['ann'], seed=seed).items[0].latent
+    for seed in range(400)
+  )
+  assert set(drawn) == {1, 4, 9, 16}
+  assert stats.chisquare(list(drawn.values())).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(
+  ('raters', 'per_sae', 'overlap', 'common', 'latents'),
+  [(1, 1, 0.5, 0, 81), (2, 1, 1, 81, 81), (3, 2, 0.25, 40, 40 + 3 * 122)],
+)
+def test_overlap_and_latents_of_each_sae(
+  raters, per_sae, overlap, common, latents
+):
+  drawn = design.draw(
+    papers_saes(), ALIVE, RATERS[:raters], per_sae=per_sae, overlap=overlap
+  )
+  assert len(drawn.items) == latents
+  seen = collections.Counter(itertools.chain(*drawn.orders.values()))
+  assert sum(n == raters for n in seen.values()) == (common or latents)
+  assert {len(names) for names in drawn.orders.values()} == {81 * per_sae}
+
+
+def test_a_seed_gives_one_draw():
+  draws = [
+    design.draw(papers_saes(), ALIVE, RATERS, seed=seed) for seed in (3, 3, 4)
+  ]
+  assert draws[0] == draws[1]
+  assert draws[0] != draws[2]
+
+
+def test_too_few_living_latents_are_refused():
+  alive = [*ALIVE[:80], np.arange(4)]
+  with pytest.raises(errors.InputError, match=r'records_80: 4 .* fewer --rate'):
+    design.draw(papers_saes(), alive, RATERS, overlap=0)
+
+
+def test_levels_of_sparsity():
+  found = design.levels([21.0, 74, 18, 150, 80, 140, 20])
+  assert found == [19.6, 76.9, 19.6, 145, 76.9, 145, 19.6]
+  assert design.levels([1.0, 2, 5, 10]) == [1, 2, 5, 10]
+  # sqrt(20 · 75) = 38.7 is between the two.
+  assert design.levels([38.0, 39, 500], (20.0, 75.0)) == [20, 75, 75]
+
+
+def test_what_is_missing_of_the_design():
+  saes = papers_saes()
+  assert design.missing(saes) == []
+  assert design.missing(saes[1:]) == [('gated', 'resid_post', 9, 20)]
+
+
+def one_record(folder, **values):
+  records = schema.read(rated_records.write(folder, [5, 8], **values))
+  return records, windows.extent(records)
+
+
+def test_windows_are_of_every_quantile(tmp_path):
+  records, extent = one_record(tmp_path / 'a', scale=700.0)
+  assert extent == windows.Extent(per_stratum=6, before=7, after=5)
+  shown = windows.Extent(per_stratum=3, before=4, after=2)
+  rng = np.random.default_rng(0)
+  found = windows.of_latents(records, [8], shown, rng)
+  assert list(found) == [8]
+  assert [s['stratum'] for s in found[8]] == [0, 4, 3, 2, 1]
+  for stratum in found[8]:
+    assert len(stratum['windows']) == 3
+    for window in stratum['windows']:
+      assert len(window['tokens']) == 7
+      assert window['at'] == 4
+  own = [
+    [window['tokens'][4][1] for window in stratum['windows']]
+    for stratum in found[8]
+  ]
+  assert own[0] == [100, 99, 98]  # the largest
+  for percents, low in zip(own[1:], (75, 50, 25, 0), strict=True):
+    assert all(low < percent <= low + 25 for percent in percents)
+    assert percents == sorted(percents, reverse=True)
+
+
+def test_windows_are_those_of_the_records(tmp_path):
+  records, extent = one_record(tmp_path / 'a', scale=3.0)
+  rng = np.random.default_rng(0)
+  (top, *_) = windows.of_latents(records, [5], extent, rng)[5]
+  want = [
+    {
+      'tokens': [
+        [rated_records.TEXTS[token], math.ceil(round(100 * a / 3, 3))]
+        for token, a in zip(row['tokens'], row['activations'], strict=True)
+      ],
+      'at': 7,
+    }
+    for row in records.examples([5]).to_pylist()[:6]
+  ]
+  assert top['windows'] == want
+  assert any(0 < p < 100 for _, p in want[0]['tokens'])
+
+
+def test_a_quantiles_sample_has_no_favourites(tmp_path):
+  records, extent = one_record(tmp_path / 'a', per_stratum=12)
+  one = dataclasses.replace(extent, per_stratum=1)
+  percents = set()
+  for seed in range(40):
+    rng = np.random.default_rng(seed)
+    strata = windows.of_latents(records, [5], one, rng)[5]
+    percents.add(strata[1]['windows'][0]['tokens'][7][1])
+  assert len(percents) > 6
+
+
+def test_what_is_among_the_largest_is_not_shown_again():
+  row = {
+    'latent': 1, 'sequence': 0, 'position': 3, 'start': 3, 'tokens': [0],
+    'activations': [2.0], 'activation': 2.0,
+  }  # fmt: skip
+  rows = [row | {'stratum': 0}, row | {'stratum': 2}]
+  rows.append(row | {'stratum': 2, 'position': 4, 'activation': 1.0})
+  chosen = dict(windows._choose(rows, 5, np.random.default_rng(0)))
+  assert {k: [r['position'] for r in v] for k, v in chosen.items()} == {
+    0: [3],
+    2: [4],
+  }
+
+
+def test_shares_are_whole_percents():
+  assert [windows._percent(a, 200.0) for a in (0, 1e-6, 1, 126, 200)] == [
+    0,
+    1,
+    1,
+    63,
+    100,
+  ]
+  third = float(np.float32(0.63) * np.float32(7.3))
+  assert windows._percent(third, float(np.float32(7.3))) == 63
+
+
+def test_all_saes_show_as_much(tmp_path):
+  """Records of one SAE have fewer and shorter windows than the other's."""
+  folders = [
+    rated_records.write(tmp_path / 'few', [1, 2, 3], per_stratum=2, after=3),
+    rated_records.write(tmp_path / 'many', [1, 2, 3], before=2),
+  ]
+  study = study_lib.prepare(tmp_path / 'study', asked(folders))
+  for strata in study.shown.values():
+    for stratum in strata:
+      assert len(stratum['windows']) == 2
+      for window in stratum['windows']:
+        assert (len(window['tokens']), window['at']) == (2 + 1 + 3, 2)
+
+
+def asked(folders, **values):
+  records = study_lib.same_folders(folders)
+  return {'records': records, 'raters': ('ann', 'bob')} | values
+
+
+@pytest.fixture
+def folders(tmp_path):
+  """Records of six SAEs: three architectures at two sparsities."""
+  return [
+    rated_records.write(
+      tmp_path / f'{architecture}_{k}', [3, 7, 11, 19, 23], seed=k,
+      architecture=architecture, l0=l0 * (1 + k / 50), scale=10.0 + k,
+    )
+    for k, (architecture, l0) in enumerate(
+      itertools.product(ARCHITECTURES, (20, 75))
+    )
+  ]  # fmt: skip
+
+
+def test_a_study_belongs_to_its_settings(folders, tmp_path):
+  where = tmp_path / 'study'
+  study = study_lib.prepare(where, asked(folders, seed=4))
+  before = {path: path.read_bytes() for path in where.iterdir()}
+  for same in (asked(folders[::-1], seed=4), {'seed': 4}, {}):
+    again = study_lib.prepare(where, same)
+    assert (again.items, again.orders) == (study.items, study.orders)
+  for other, difference in [
+    ({'seed': 5}, r'seed: 4 there, 5 now'),
+    ({'per_sae': 2}, r'per_sae: 1 there, 2 now'),
+    ({'raters': ('ann',)}, r"raters: \('ann', 'bob'\) there, \('ann',\) now"),
+    ({'overlap': 0.5}, 'overlap: 0.2 there, 0.5 now'),
+    ({'per_stratum': 2}, 'per_stratum: 5 there, 2 now'),
+    ({'l0': (1.0,)}, r'l0: \(\) there, \(1.0,\) now'),
+    ({'records': ('x',)}, r'records: .* there'),
+  ]:
+    with pytest.raises(errors.InputError, match=difference):
+      study_lib.prepare(where, other)
+  assert {path: path.read_bytes() for path in where.iterdir()} == before
+
+
+def test_the_draw_does_not_depend_on_how_records_are_named(folders, tmp_path):
+  one, two = (
+    study_lib.prepare(tmp_path / name, asked(given, seed=2))
+    for name, given in [('one', folders), ('two', folders[::-1])]
+  )
+  assert one.items == two.items
+  assert one.shown == two.shown
+
+
+def test_a_study_needs_no_records_once_drawn(folders, tmp_path):
+  study = study_lib.prepare(tmp_path / 'study', asked(folders))
+  for folder in folders:
+    for path in folder.iterdir():
+      path.unlink()
+  again = study_lib.prepare(tmp_path / 'study', {})
+  assert again.shown.keys() == {item.name for item in study.items.values()}
+  assert {sae.num_alive for sae in again.saes} == {5}
+
+
+def test_a_killed_draw_is_drawn_again(folders, tmp_path):
+  whole = study_lib.prepare(tmp_path / 'whole', asked(folders))
+  killed = tmp_path / 'killed'
+  killed.mkdir()
+  (killed / 'items.jsonl').write_text('')
+  (killed / 'study.json.host-1.partial').write_text('{"vers')
+  study = study_lib.prepare(killed, asked(folders))
+  assert (study.items, study.shown) == (whole.items, whole.shown)
+
+
+def test_other_folders_are_left_alone(folders, tmp_path):
+  with pytest.raises(errors.InputError, match='holds no study; give an empty'):
+    study_lib.prepare(folders[0], asked(folders))
+  with pytest.raises(errors.InputError, match='--records is missing'):
+    study_lib.prepare(tmp_path / 'new', {})
+  assert not (tmp_path / 'new').exists()
+
+
+@pytest.mark.parametrize('name', ['study.json', 'items.jsonl'])
+def test_a_damaged_study_is_named(folders, tmp_path, name):
+  where = tmp_path / 'study'
+  study_lib.prepare(where, asked(folders))
+  text = (where / name).read_text()
+  (where / name).write_text(text[: len(text) // 2])
+  with pytest.raises(errors.InputError, match=f'{name} is damaged'):
+    _ = study_lib.read(where).shown
+
+
+@pytest.mark.parametrize(
+  ('values', 'message'),
+  [
+    ({'strata': 5}, 'has strata 5, .* has 4'),
+    ({'model': 'other'}, "has model 'other'"),
+    ({'text': 'other'}, "has text 'other'"),
+    ({'architecture': ''}, 'names no architecture'),
+    ({'l0': 0.0}, 'none of its latents fires'),
+  ],
+  ids=lambda value: str(value),
+)
+def test_records_that_do_not_go_together(folders, tmp_path, values, message):
+  odd = rated_records.write(tmp_path / 'odd', [3, 7, 11], **values)
+  with pytest.raises(errors.InputError, match=message):
+    study_lib.prepare(tmp_path / 'study', asked([*folders, odd]))
+  assert not (tmp_path / 'study').exists()
+
+
+@pytest.mark.parametrize(
+  ('values', 'message'),
+  [
+    ({'raters': ('ann', 'ann')}, 'each once'),
+    ({'raters': ('..',)}, 'letters, digits'),
+    ({'raters': ('a/b',)}, 'letters, digits'),
+    ({'per_sae': 0}, 'at least 1'),
+    ({'overlap': 1.5}, 'from 0 to 1'),
+    ({'l0': (0.0,)}, 'positive'),
+    ({'seed': -1}, 'at least 0'),
+  ],
+  ids=str,
+)
+def test_settings_without_meaning_are_refused(folders, values, message):
+  with pytest.raises(errors.InputError, match=message):
+    study_lib.Settings(**asked(folders, **values))
+
+
+def test_answers_are_kept_and_the_last_counts(tmp_path):
+  path = tmp_path / 'answers.sqlite'
+  assert answers.history(path) == []
+  answers.create(path)
+  answers.save(path, 'ann', 'x', 'no', 'first')
+  answers.save(path, 'bob', 'x', 'maybe', '')
+  answers.save(path, 'ann', 'x', 'yes', 'second; "quoted" \u2713')
+  answers.save(path, 'ann', 'x', 'yes', 'second; "quoted" \u2713')  # again
+  answers.create(path)
+  history = [(a.rater, a.rating, a.explanation) for a in answers.history(path)]
+  assert history == [
+    ('ann', 'no', 'first'),
+    ('bob', 'maybe', ''),
+    ('ann', 'yes', 'second; "quoted" \u2713'),
+  ]
+  current = answers.current(path)
+  assert current['ann', 'x'].score == 2
+  assert current['bob', 'x'].score == 1
+  with pytest.raises(Exception, match='CHECK'):
+    answers.save(path, 'ann', 'y', 'perhaps', '')
+  assert answers.key(path) == answers.key(path)
+
+
+def test_every_commit_waits_for_the_disk(tmp_path):
+  with answers._opened(tmp_path / 'answers.sqlite') as connection:
+    pragmas = [
+      connection.execute(f'PRAGMA {name}').fetchone()[0]
+      for name in ('journal_mode', 'synchronous')
+    ]
+  assert pragmas == ['delete', 3]  # 3 is EXTRA
+
+
+def test_wilsons_interval():
+  # Newcombe 1998, table I: 81 of 263.
+  share, low, high, effect = rates.interval([(1, 1)] * 81 + [(0, 1)] * 182)
+  assert (round(low, 4), round(high, 4)) == (0.2553, 0.3662)
+  assert share == pytest.approx(81 / 263)
+  assert effect == pytest.approx(1)
+  for k, n in [(0, 9), (9, 9), (3, 7)]:
+    want = stats.binomtest(k, n).proportion_ci(method='wilson')
+    got = rates.interval([(1, 1)] * k + [(0, 1)] * (n - k))
+    assert got[1:3] == pytest.approx((want.low, want.high))
+
+
+def test_ratings_of_one_latent_are_no_independent_draws():
+  # Two latents, one with 2 of 2 and one with 0 of 2: the share is 1/2, its
+  # variance over latents (1 + 1)/4² = 1/8, of independent draws 1/16.
+  share, low, high, effect = rates.interval([(2, 2), (0, 2)])
+  want = stats.binomtest(1, 2).proportion_ci(method='wilson')
+  assert (share, effect) == (0.5, pytest.approx(2))
+  assert (low, high) == pytest.approx((want.low, want.high))
+  # Raters who disagree as often as can be make it no narrower than binomial.
+  assert rates.interval([(1, 2), (1, 2)])[3] == 1
+  # 6 of 6 from two latents are as 2 of 2.
+  want = stats.binomtest(2, 2).proportion_ci(method='wilson')
+  assert rates.interval([(3, 3), (3, 3)])[1:3] == pytest.approx(
+    (want.low, want.high)
+  )
+
+
+def test_intervals_cover_the_truth_where_raters_overlap():
+  """Latents are yes or no, for all five raters alike; a third is common."""
+  rng = np.random.default_rng(0)
+  hits = 0
+  for _ in range(1000):
+    common, own = rng.random(12) < 0.6, rng.random(5 * 15) < 0.6
+    counts = [(5 * int(c), 5) for c in common] + [(int(o), 1) for o in own]
+    _, low, high, _ = rates.interval(counts)
+    hits += low <= 0.6 <= high
+  # A binomial interval of all 135 ratings covers it with about 0.8.
+  assert 0.925 < hits / 1000 < 0.975
+
+
+def test_kappa_by_hand():
+  # 25 by 25: 20 yes-yes, 5 yes-no, 10 no-yes, 15 no-no (agreement 0.7, 0.5 by
+  # chance).
+  table = [(1, 1)] * 20 + [(1, 0)] * 5 + [(0, 1)] * 10 + [(0, 0)] * 15
+  first, second = zip(*table, strict=True)
+  assert agreement.kappa(first, second) == pytest.approx(0.4)
+  # Of five, 2 disagree where chance gives 17/25; by steps 3/5 and 23/25.
+  first, second = (0, 0, 1, 2, 2), (0, 1, 1, 2, 0)
+  assert agreement.kappa(first, second) == pytest.approx(1 - 0.4 / 0.68)
+  assert agreement.kappa(first, second, is_weighted=True) == pytest.approx(
+    1 - 0.6 / 0.92
+  )
+  assert agreement.kappa((0, 1, 2), (0, 1, 2)) == 1
+  assert agreement.kappa((1, 1), (1, 1)) is None
+
+
+def test_alpha_is_that_of_krippendorffs_example():
+  # Krippendorff 2011, C: four observers, twelve units, '.' for none.
+  table = ['12332141 2...', '12332241 25.3', '.3332342 251.', '12332441 251.']
+  observers = [row.replace(' ', '') for row in table]
+  units = [
+    [int(score) - 1 for score in unit if score != '.']
+    for unit in zip(*observers, strict=True)
+  ]
+  assert round(agreement.alpha(units), 3) == 0.815
+
+
+def test_alpha_by_hand_and_its_ends():
+  # Two raters, (0, 0), (0, 2), (2, 2): n_0 = n_2 = 3 of n = 6; o_02 = 1, so
+  # alpha = 1 − 5 · 1 · d / (9 · d) = 4/9.
+  assert agreement.alpha([[0, 0], [0, 2], [2, 2]]) == pytest.approx(4 / 9)
+  assert agreement.alpha([[0, 0], [1, 1], [2, 2, 2]]) == 1
+  assert agreement.alpha([[0, 2], [2, 0]]) < 0
+  assert agreement.alpha([[1, 1], [1, 1]]) is None
+  assert agreement.alpha([[1], [2]]) is None
+  rng = np.random.default_rng(0)
+  assert abs(agreement.alpha(rng.integers(0, 3, (4000, 3)).tolist())) < 0.03
+
+
+def test_pratts_test_by_hand():
+  # Ranks of |0 0 1 1 −1 2| are 1.5 1.5 4 4 4 6; without the zeros' 14 and 4.
+  # Mean (6·7 − 2·3)/4 = 9, variance (6·7·13 − 2·3·5)/24 − (3³ − 3)/48 = 21.
+  found = differences.compare(np.array([0.0, 0, 1, 1, -1, 2]))
+  assert found['statistic'] == 4
+  assert found['p'] == pytest.approx(math.erfc(5 / math.sqrt(21) / 2**0.5))
+  assert (found['pairs'], found['differ']) == (6, 4)
+  assert found['mean_difference'] == 0.5
+  # The standard deviation is sqrt(5.5/5), and t of 5 at 97.5% is 2.570582.
+  half = 2.570582 * math.sqrt(5.5 / 5 / 6)
+  assert found['low'] == pytest.approx(0.5 - half)
+  assert found['high'] == pytest.approx(0.5 + half)
+
+
+def test_no_difference_and_a_single_pair():
+  assert differences.compare(np.zeros(9))['p'] == 1
+  found = differences.compare(np.array([2.0]))
+  assert (found['low'], found['high'], found['pairs']) == (None, None, 1)
+
+
+def test_differences_are_paired_by_rater_and_cell():
+  def row(rater, architecture, score, sparsity=20.0, layer=1):
+    return {
+      'rater': rater, 'architecture': architecture, 'score': score,
+      'site': 'resid_post', 'layer': layer, 'sparsity': sparsity,
+    }  # fmt: skip
+
+  rows = [
+    row('ann', 'gated', 0), row('ann', 'topk', 2),  # −2
+    row('bob', 'gated', 2), row('bob', 'topk', 1),  # +1
+    row('bob', 'gated', 1, layer=2), row('bob', 'gated', 2, layer=2),
+    row('bob', 'topk', 1, layer=2),  # 1.5 − 1
+    row('ann', 'gated', 2, sparsity=75.0),  # has no other
+    row('cy', 'topk', 2),
+  ]  # fmt: skip
+  (found,) = differences.table(rows)
+  assert (found['architecture'], found['less']) == ('gated', 'topk')
+  assert found['pairs'] == 3
+  assert found['mean_difference'] == pytest.approx((-2 + 1 + 0.5) / 3)
+
+
+def answer_all(study, rate):
+  answers.create(study.answers)
+  for rater, names in study.orders.items():
+    for name in names:
+      rating = rate(rater, study.saes[study.items[name].sae])
+      answers.save(study.answers, rater, name, rating, f'by {rater}, "so"')
+
+
+def read_csv(path):
+  return list(csv.DictReader(path.open()))
+
+
+def test_analysis_finds_what_was_planted(folders, tmp_path, capsys):
+  """Raters who can see: gated is No, topk Yes, jumprelu Maybe at 20."""
+  study = study_lib.prepare(
+    tmp_path / 'study', asked(folders, per_sae=2, overlap=0.5)
+  )
+
+  def rate(_, sae):
+    if sae.architecture == 'jumprelu':
+      return 'maybe' if sae.l0 < 40 else 'yes'
+    return {'gated': 'no', 'topk': 'yes'}[sae.architecture]
+
+  answer_all(study, rate)
+  out = tmp_path / 'out'
+  analysis.write(study, out)
+  shares = {
+    (r['architecture'], r['sparsity'], r['rating']): float(r['share'])
+    for r in read_csv(out / 'rates.csv')
+  }
+  # Levels' names are geometric means to three digits.
+  low, high = (f'{s:g}' for s in sorted({s.sparsity for s in study.saes}))
+  assert shares['gated', '', 'no'] == 1
+  assert shares['topk', high, 'yes'] == 1
+  assert shares['jumprelu', '', 'yes'] == shares['jumprelu', '', 'maybe'] == 0.5
+  assert shares['jumprelu', low, 'maybe'] == 1
+  assert shares['', low, 'yes'] == pytest.approx(1 / 3, abs=1e-6)
+  assert shares['', high, 'yes'] == pytest.approx(2 / 3, abs=1e-6)
+  found = {
+    (r['architecture'], r['less']): r for r in read_csv(out / 'differences.csv')
+  }
+  assert found.keys() == set(itertools.combinations(ARCHITECTURES, 2))
+  # Two raters at two sparsities; jumprelu is 1 and 2 where gated is 0.
+  row = found['gated', 'jumprelu']
+  assert (row['pairs'], row['mean_difference']) == ('4', '-1.5')
+  assert found['gated', 'topk']['mean_difference'] == '-2'
+  pair, of_all = read_csv(out / 'agreement.csv')
+  assert (pair['rater'], pair['other'], pair['items']) == ('ann', 'bob', '6')
+  assert (pair['agreement'], pair['kappa']) == ('1', '1')
+  assert (of_all['items'], of_all['alpha']) == ('6', '1')
+  ratings = read_csv(out / 'ratings.csv')
+  assert len(ratings) == 24
+  assert {row['explanation'] for row in ratings} == {
+    'by ann, "so"', 'by bob, "so"',
+  }  # fmt: skip
+  for row in ratings:
+    item = study.items[row['item']]
+    sae = study.saes[item.sae]
+    assert int(row['latent']) == item.latent
+    assert (row['records'], row['architecture']) == (
+      sae.records,
+      sae.architecture,
+    )
+  assert (out / 'rates.png').stat().st_size > 10_000
+  assert 'mean_difference' in capsys.readouterr().out
+
+
+def test_an_unfinished_study_says_so(folders, tmp_path, capsys):
+  study = study_lib.prepare(tmp_path / 'study', asked(folders))
+  answers.create(study.answers)
+  with pytest.raises(errors.InputError, match='no answers yet'):
+    analysis.write(study, tmp_path / 'out')
+  answers.save(study.answers, 'ann', study.orders['ann'][0], 'yes', '')
+  analysis.write(study, tmp_path / 'out')
+  err = capsys.readouterr().err
+  assert 'ann: 1 of 6 items answered so far' in err
+  assert 'bob: 0 of 6 items' in err
+  assert 'agreement: nothing to compare' in err
+  assert not (tmp_path / 'out' / 'agreement.csv').exists()
+
+
+def test_the_figure_shows_the_tables_numbers():
+  rows = [
+    {
+      'rater': 'ann', 'item': f'{a}{s}{k}', 'architecture': a, 'sparsity': s,
+      'rating': 'yes' if k < yes else 'no',
+    }
+    for (a, s), yes in zip(
+      itertools.product(('gated', 'topk'), (20.0, 75.0)), (1, 2, 3, 4),
+      strict=True,
+    )
+    for k in range(4)
+  ]  # fmt: skip
+  table = rates.table(rows)
+  drawn = figure.draw(table, 'title')
+  left, right = drawn.axes
+  heights = [[bar.get_height() for bar in c] for c in left.containers]
+  assert heights == [[3 / 8, 0, 5 / 8], [7 / 8, 0, 1 / 8]]
+  heights = [[bar.get_height() for bar in c] for c in right.containers]
+  assert heights == [[0.25, 0.5], [0.75, 1]]
+  texts = {text for text, _ in drawn_text.extents(drawn)}
+  assert {'Yes', 'Maybe', 'No', '20', '75', 'gated', 'topk'} <= texts
+  assert not drawn_text.overlaps(drawn)
+
+
+def test_items_of_the_study_hold_no_key(folders, tmp_path):
+  """What raters' pages are made of names no SAE: the key is in study.json."""
+  study = study_lib.prepare(tmp_path / 'study', asked(folders))
+  text = (tmp_path / 'study' / 'items.jsonl').read_text()
+  rows = [json.loads(line) for line in text.splitlines()]
+  assert [row['item'] for row in rows] == sorted(study.items)
+  for row in rows:
+    assert row.keys() == {'item', 'strata'}
+    for stratum in row['strata']:
+      assert stratum.keys() == {'stratum', 'windows'}
+      for window in stratum['windows']:
+        assert window.keys() == {'tokens', 'at'}
+        assert {type(percent) for _, percent in window['tokens']} == {int}
+
+
+def test_progress_counts_each_rater(folders, tmp_path):
+  study = study_lib.prepare(tmp_path / 'study', asked(folders))
+  answer_all(study, lambda rater, sae: 'maybe' if rater == 'bob' else 'no')
+  rows = rated.rows(study, answers.current(study.answers).values())
+  assert rated.progress(study, rows[:7]) == {'ann': (6, 6), 'bob': (1, 6)}
+  assert [row['rating'] for row in rows] == ['no'] * 6 + ['maybe'] * 6
