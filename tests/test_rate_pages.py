@@ -22,6 +22,9 @@ from experiments.rate import server
 from jumprelu_jax.ratings import answers
 from jumprelu_jax.ratings import study as study_lib
 
+# Not 5 seconds: machines that run tests may be busy.
+sync_api.expect.set_options(timeout=60_000)
+
 ROOT = pathlib.Path(__file__).parent.parent
 LAYER, FIRST_LATENT = 61357, 148_001
 RATERS = ('ann', 'Bo B.')
@@ -48,7 +51,7 @@ def write_records(folder):
 
 
 def identifying(study):
-  """Returns patterns that give an SAE away: names, and numbers that stand alone.
+  """Returns patterns of what gives an SAE away: names, and whole numbers.
 
   Patterns are of lower case.
   """
@@ -342,7 +345,7 @@ def test_two_raters_and_a_killed_server(records, tmp_path, serve):
     pages = {}
     for rater in RATERS:
       context = browser.new_context()
-      context.set_default_timeout(10_000)
+      context.set_default_timeout(60_000)
       seen.watch(context)
       pages[rater] = context.new_page()
       pages[rater].goto(first.url)

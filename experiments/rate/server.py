@@ -27,7 +27,6 @@ from jumprelu_jax.ratings import study as study_lib
 
 _MAX_BODY_BYTES = 1 << 14
 _THREADS = 8
-_LOOPBACK = ['127.0.0.1', '[::1]', 'localhost']
 _HEADERS = {
   'Content-Security-Policy': (
     "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -50,13 +49,12 @@ def make_app(study: study_lib.Study, host: str) -> flask.Flask:
   key = answers.key(study.answers)
   app = flask.Flask(__name__)
   app.config['MAX_CONTENT_LENGTH'] = _MAX_BODY_BYTES
-  if is_loopback(host):
-    # Or a web site whose name is made to mean this machine could read pages.
-    app.config['TRUSTED_HOSTS'] = [*_LOOPBACK, host]
 
   def token(rater):
     return hmac.new(key, rater.encode(), hashlib.sha256).hexdigest()
 
+  if is_loopback(host):
+    app.before_request(_check_host)
   app.before_request(_check_origin)
   app.after_request(_add_headers)
   app.register_error_handler(exceptions.HTTPException, _show_error)
@@ -151,15 +149,24 @@ def _check_known(study, rater, item=None):
     flask.abort(404, 'This rater has no such item.')
 
 
+def _check_host():
+  """Refuses names of other sites, which may be made to mean this machine.
+
+  Flask's own TRUSTED_HOSTS knows no IPv6.
+  """
+  name = parse.urlsplit(f'//{flask.request.host}').hostname or ''
+  if not is_loopback(name):
+    flask.abort(400, 'This address is not one of this machine.')
+
+
 def _check_origin():
   """Refuses what another site's page has sent."""
   request = flask.request
-  host = request.host  # refuses hosts that are not trusted
   if request.method in ('GET', 'HEAD'):
     return
   origin = request.headers.get('Origin')
   site = request.headers.get('Sec-Fetch-Site', 'same-origin')
-  is_ours = origin is None or parse.urlsplit(origin).netloc == host
+  is_ours = origin is None or parse.urlsplit(origin).netloc == request.host
   if not is_ours or site != 'same-origin':
     flask.abort(403, "Another site's page sent this; nothing was stored.")
 
