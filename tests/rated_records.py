@@ -1,6 +1,7 @@
 """Small folders of latent records, as experiments.records leaves them."""
 
 import dataclasses
+import itertools
 import json
 
 import numpy as np
@@ -14,6 +15,7 @@ WORDS = [
     'with', 'river', 'stone', 'winter', 'market', 'letter', 'garden', 'silver',
 ]  # fmt: skip
 NASTY = ['<script>alert("x")</script>', '&amp;', '"\'', '\n', '']
+LAYER, FIRST_LATENT = 61357, 148_001
 TEXTS = [f' {word}' for word in WORDS] + NASTY
 
 
@@ -60,6 +62,25 @@ def write(
   described = dataclasses.asdict(schema.Source(**values))
   (folder / schema.SOURCE).write_text(json.dumps(described))
   return folder
+
+
+def write_six(folder):
+  """Records of six SAEs, whose every property is a string of its own."""
+  kinds = itertools.product(('gated', 'jumprelu', 'topk'), (37.41, 151.73))
+  return [
+    write(
+      folder / f'folder_of_{architecture}_{k}',
+      range(FIRST_LATENT + 100 * k, FIRST_LATENT + 100 * k + 5),
+      num_latents=FIRST_LATENT + 1000,
+      scale=7351.75 + 1000 * k,
+      architecture=architecture,
+      site='resid_mid',
+      layer=LAYER,
+      l0=l0 + k / 100,
+      seed=k,
+    )
+    for k, (architecture, l0) in enumerate(kinds)
+  ]
 
 
 def _latents(alive, num_latents, scale):
