@@ -24,9 +24,6 @@ import rated_records
 from jumprelu_jax.ratings import answers
 from jumprelu_jax.ratings import study as study_lib
 
-# Not 5 seconds: machines that run tests may be busy.
-sync_api.expect.set_options(timeout=60_000)
-
 ROOT = pathlib.Path(__file__).parent.parent
 RATERS = ('ann', 'Bo B.')
 
@@ -188,8 +185,7 @@ def test_two_raters_and_a_killed_server(records, tmp_path, serve):
   with headless.chromium() as browser:
     pages = {}
     for rater in RATERS:
-      context = browser.new_context()
-      context.set_default_timeout(60_000)
+      context = headless.context(browser)
       seen.watch(context)
       pages[rater] = context.new_page()
       pages[rater].goto(wire.url)
@@ -293,7 +289,7 @@ def check_blinding(study, wire, seen):
 def check_shades(browser, url):
   """Text can be read on every shade, in light and dark (WCAG AA: 4.5)."""
   for scheme in ('light', 'dark'):
-    context = browser.new_context(color_scheme=scheme)
+    context = headless.context(browser, color_scheme=scheme)
     page = context.new_page()
     page.goto(url)
     colors = page.evaluate(
@@ -338,7 +334,7 @@ def test_pages_work_without_scripts(records, tmp_path, serve):
     f'--study={where}', f'--records={",".join(map(str, records))}', '--port=0'
   )
   with headless.chromium() as browser:
-    page = browser.new_context(java_script_enabled=False).new_page()
+    page = headless.context(browser, java_script_enabled=False).new_page()
     page.goto(f'{one.url}/rater/rater_1/')
     item = item_of(page)
     page.get_by_role('radio', name='Yes').check()

@@ -1,8 +1,10 @@
 """The pages of a rating study, asked for without a browser."""
 
 import re
+import shutil
 from urllib import parse
 
+import headless
 import pytest
 import rated_records
 
@@ -196,3 +198,10 @@ def test_tokens_carry_their_share_alone(client, study):
       ])  # fmt: skip
       assert not [tag for tag in tags if not re.fullmatch(allowed, tag)]
       assert body.count(' own"') == body.count('<li>') == 15
+
+
+def test_a_missing_browser_is_no_silent_pass(monkeypatch):
+  monkeypatch.setattr(shutil, 'which', lambda name: None)
+  missing = pytest.raises(pytest.fail.Exception, match='install chromium')
+  with missing, headless.chromium():
+    pass
