@@ -6,7 +6,6 @@ import shutil
 from playwright import sync_api
 import pytest
 
-
 # Ten times what is needed: machines that run tests may be busy.
 _PATIENCE_MS = 120_000
 sync_api.expect.set_options(timeout=_PATIENCE_MS)
