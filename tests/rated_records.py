@@ -15,7 +15,8 @@ WORDS = [
     'with', 'river', 'stone', 'winter', 'market', 'letter', 'garden', 'silver',
 ]  # fmt: skip
 NASTY = ['<script>alert("x")</script>', '&amp;', '"\'', '\n', '']
-LAYER, FIRST_LATENT = 61357, 148_001
+# Above the numbers of ports that a system gives.
+LAYER, FIRST_LATENT = 61_357, 71_001
 TEXTS = [f' {word}' for word in WORDS] + NASTY
 
 
@@ -40,7 +41,6 @@ def write(
   folder.mkdir(parents=True)
   tables = {
     'tokens': [{'token': i, 'text': text} for i, text in enumerate(TEXTS)],
-    'latents': _latents(set(alive), num_latents, scale),
     'examples': [
       row
       for place, latent in enumerate(alive)
@@ -53,6 +53,8 @@ def write(
   for name, rows in tables.items():
     table = pa.Table.from_pylist(rows, schema.SCHEMAS[name])
     parquet.write_table(table, folder / f'{name}.parquet')
+  latents = _latents(alive, num_latents, scale)
+  parquet.write_table(latents, folder / 'latents.parquet')
   values = {
     'sae': str(folder), 'model': 'planted', 'site': 'resid_post', 'layer': 3,
     'architecture': 'jumprelu', 'l0': 20.0, 'text': 'words',
@@ -84,21 +86,21 @@ def write_six(folder):
 
 
 def _latents(alive, num_latents, scale):
-  return [
-    {
-      'latent': m,
-      'count': 1000 if m in alive else 0,
-      'frequency': 0.1 if m in alive else 0.0,
-      'mean': 0.4 * scale if m in alive else float('nan'),
-      'max': scale if m in alive else 0.0,
-      'histogram': [1000 if m in alive else 0],
-      **{
-        name: []
-        for name in ('tokens', 'promoted', 'suppressed', 'similar', 'together')
-      },
-    }
-    for m in range(num_latents)
+  """The table of all latents, by columns: it may be long."""
+  fires_M = np.isin(np.arange(num_latents), list(alive))
+  columns = {
+    'latent': np.arange(num_latents),
+    'count': np.where(fires_M, 1000, 0),
+    'frequency': np.where(fires_M, 0.1, 0.0),
+    'mean': np.where(fires_M, 0.4 * scale, np.nan),
+    'max': np.where(fires_M, scale, 0.0),
+  }
+  fields = schema.SCHEMAS['latents']
+  arrays = [
+    pa.array(columns.get(field.name, [[]] * num_latents), field.type)
+    for field in fields
   ]
+  return pa.Table.from_arrays(arrays, schema=fields)
 
 
 def _examples(latent, scale, strata, per_stratum, before, after, seed):

@@ -245,8 +245,9 @@ def finish(page, rater, given):
     given[rater, item_of(page)] = ('maybe', f'line {number}')
     page.get_by_label('What it fires on').fill(f'line {number}')
     page.get_by_role('radio', name='Maybe').check()
+    old = page.url
     page.get_by_role('button', name='Save and go on').click()
-    page.wait_for_url(lambda url, old=page.url: url != old)
+    sync_api.expect(page).not_to_have_url(old)
   sync_api.expect(page.get_by_role('heading', level=1)).to_contain_text(
     f'All answered. Thank you, {rater}.'
   )
