@@ -263,10 +263,20 @@ def finish(page, rater, given):
   sync_api.expect(page.get_by_role('radio', checked=True)).to_have_value(old[0])
   page.keyboard.press('m')
   sync_api.expect(page.locator('#status')).to_have_text('Saved.')
-  given[rater, item_of(page)] = ('maybe', old[1])
   sync_api.expect(page.locator('#answered')).to_have_text('6')
   # What corpora hold stays text.
   assert '<script>alert("x")</script>' in page.inner_text('.examples')
+  # A line that is typed is kept, too, when the page is left at once.
+  given[rater, item_of(page)] = ('maybe', f'{old[1]} again')
+  page.keyboard.press('End')
+  page.keyboard.type(' again')
+  page.goto(re.sub('item/.*', 'answers', page.url))
+  row = page.get_by_role('row').filter(has_text=f'{old[1]} again')
+  for _ in range(100):
+    if row.count():
+      break
+    page.reload()
+  assert row.count() == 1
 
 
 def check_blinding(study, wire, seen):

@@ -24,6 +24,7 @@ def test_wilsons_interval():
     want = stats.binomtest(k, n).proportion_ci(method='wilson')
     got = rates.interval([(1, 1)] * k + [(0, 1)] * (n - k))
     assert got[1:3] == pytest.approx((want.low, want.high))
+    assert (got[1] == 0, got[2] == 1) == (k == 0, k == n)
 
 
 def test_ratings_of_one_latent_are_no_independent_draws():
@@ -35,6 +36,8 @@ def test_ratings_of_one_latent_are_no_independent_draws():
   assert (low, high) == pytest.approx((want.low, want.high))
   # Raters who disagree as often as can be make it no narrower than binomial.
   assert rates.interval([(1, 2), (1, 2)])[3] == 1
+  # A single latent is one draw, however many raters it has.
+  assert rates.interval([(2, 3)])[3] == 3
   # 6 of 6 from two latents are as 2 of 2.
   want = stats.binomtest(2, 2).proportion_ci(method='wilson')
   assert rates.interval([(3, 3), (3, 3)])[1:3] == pytest.approx(

@@ -126,7 +126,7 @@ def _stratum(stratum):
   windows = [
     [
       {
-        'text': _visible(text),
+        'text': _visible(text if i else text.lstrip(' ')),
         'percent': percent,
         'shade': -(-percent * _SHADES // 100),
         'is_own': i == window['at'],
@@ -135,8 +135,7 @@ def _stratum(stratum):
     ]
     for window in stratum['windows']
   ]
-  is_top = stratum['stratum'] == schema.TOP
-  return {'is_top': is_top, 'windows': windows}
+  return {'is_top': stratum['stratum'] == schema.TOP, 'windows': windows}
 
 
 def _visible(text):

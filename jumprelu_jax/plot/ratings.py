@@ -61,7 +61,7 @@ def _draw_shares(ax, rows, by, values, looks):
     ax.bar(x, shares, 0.9 * width, color=look.color, alpha=0.35)
     ends = [row['low'] for row in own], [row['high'] for row in own]
     ax.vlines(x, *ends, color=look.color)
-    ax.plot(x, shares, look.marker, color=look.color)
+    ax.plot(x, shares, look.marker, color=look.color, clip_on=False)
   ax.set_xticks(range(len(values)))
   ax.set_xlim(-0.5, len(values) - 0.5)
   ax.grid(visible=False, axis='x')

@@ -64,10 +64,10 @@ def interval(
   hits_L, ratings_L = np.array(list(counts), float).T
   total = ratings_L.sum()
   share = hits_L.sum() / total
-  if 0 < share < 1:
+  if 0 < share < 1 and len(hits_L) > 1:
     spread = np.sum((hits_L - share * ratings_L) ** 2)
     effect = spread / (share * (1 - share) * total)
-  else:  # the ratings do not say; at most, a latent's always agree
+  else:  # the ratings do not say; at most, all of a latent always agree
     effect = np.sum(ratings_L**2) / total
   effect = max(1.0, float(effect))
   low, high = _wilson(share, total / effect)
@@ -79,7 +79,10 @@ def _wilson(share, n):
   centre = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
   variance = share * (1 - share) / n + _Z**2 / (4 * n**2)
   half = _Z * math.sqrt(variance) / (1 + _Z**2 / n)
-  return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+  # The ends are exact where rounding is not.
+  low = 0.0 if share == 0 else float(centre - half)
+  high = 1.0 if share == 1 else float(centre + half)
+  return low, high
 
 
 def _count(rows, rating):

@@ -7,6 +7,11 @@ const explanation = document.getElementById('explanation');
 const status = document.getElementById('status');
 const KEYS = {y: 'yes', m: 'maybe', n: 'no'};
 let last = Promise.resolve();
+let stored = String(read());
+
+function read() {
+  return new URLSearchParams(new FormData(form));
+}
 
 function say(text, isBad) {
   status.textContent = text;
@@ -26,6 +31,7 @@ async function send(body) {
     if (answer.ok) {
       document.getElementById('progress').value = found.answered;
       document.getElementById('answered').textContent = found.answered;
+      stored = String(body);
       say('Saved.');
       return found.next;
     }
@@ -38,7 +44,7 @@ async function send(body) {
 }
 
 function save() {
-  const body = new URLSearchParams(new FormData(form));
+  const body = read();
   say('Saving…');
   last = last.then(() => send(body));
   return last;
@@ -52,6 +58,11 @@ form.addEventListener('submit', async (event) => {
   event.preventDefault();
   const next = await save();
   if (next) location.assign(next);
+});
+
+// A line that was typed and not left. At once: what waits is not sent any more.
+window.addEventListener('pagehide', () => {
+  if (form.elements.rating.value && String(read()) !== stored) send(read());
 });
 
 document.addEventListener('keydown', (event) => {
