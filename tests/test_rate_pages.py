@@ -105,8 +105,11 @@ FORM = {'rating': 'yes', 'explanation': ''}
     (FORM | {'explanation': 'x' * 301}, {}, 400),
     (FORM | {'explanation': 'x' * 100_000}, {}, 413),
   ],
-  ids=str,
-)
+  ids=[
+    'origin', 'hidden origin', 'cross-site', 'same-site', 'host', 'no token',
+    'other token', 'odd token', 'rating', 'no rating', 'long', 'huge',
+  ],
+)  # fmt: skip
 def test_what_is_refused_is_not_stored(client, study, form, headers, status):
   item = study.orders['ann'][0]
   form = {'token': token_of(client, 'ann', item)} | form
