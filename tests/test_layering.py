@@ -22,7 +22,7 @@ LAYERS = (
   },
   {'train', 'together', 'loop', 'evaluation', 'records', 'exchange'},
   {'plot', 'inputs', 'sweeps', 'runs', 'api', 'random_sae'},
-  {'autointerp'},
+  {'autointerp', 'ratings'},
 )  # fmt: skip
 LAYER = {name: i for i, names in enumerate(LAYERS) for name in names}
 FILES = sorted(PACKAGE.rglob('*.py'))

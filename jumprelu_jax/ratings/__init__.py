@@ -1,0 +1,1 @@
+"""Blinded ratings of latents by people: who rates what, and what it says."""
