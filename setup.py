@@ -12,6 +12,7 @@ _TEST = [
   'nbclient>=0.11,<0.12',
   'nbformat>=5.10,<6',
   'pytest>=9,<10',
+  'pytest-xdist>=3.8,<4',
   'ruff>=0.17,<0.18',
   'torch==2.13.0',
 ]
