@@ -22,6 +22,7 @@ _TEST = [
   'nbformat>=5.10,<6',
   'playwright>=1.65,<2',
   'pytest>=9,<10',
+  'pytest-xdist>=3.8,<4',
   'ruff>=0.17,<0.18',
   'torch==2.13.0',
 ]

@@ -40,6 +40,17 @@ TINY_LM = gemma2.architecture(
 )
 
 
+@pytest.fixture(scope='module', autouse=True)
+def programs_are_dropped():
+  """Frees what a file's tests compiled.
+
+  Each program is a few mappings of memory, of which a process may have 65,530;
+  XLA crashes beyond.
+  """
+  yield
+  jax.clear_caches()
+
+
 @pytest.fixture(scope='session')
 def make_run():
   """Returns a function from dotted overrides to a small RunConfig."""
