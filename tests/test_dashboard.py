@@ -8,7 +8,7 @@ import re
 import threading
 import time
 
-import chromium
+import headless
 import numpy as np
 import pytest
 import small_records
@@ -25,7 +25,7 @@ TEXTS = small_records.texts()
 
 @pytest.fixture(scope='module')
 def browser():
-  with chromium.started() as browser:
+  with headless.chromium() as browser:
     yield browser
 
 
@@ -41,7 +41,7 @@ def small(tmp_path_factory):
 @pytest.fixture
 def page(browser):
   """A page that fails its test where a script does, or asks the network."""
-  context = browser.new_context()
+  context = headless.context(browser)
   page = context.new_page()
   problems = []
   page.on('pageerror', lambda error: problems.append(str(error)))
@@ -51,7 +51,6 @@ def page(browser):
   )
   page.on('dialog', lambda dialog: problems.append(dialog.message))
   page.on('request', lambda r: _check_is_local(r.url, problems))
-  page.set_default_timeout(60_000)
   yield page
   context.close()
   assert not problems
