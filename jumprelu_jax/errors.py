@@ -13,6 +13,13 @@ class InputError(ValueError):
 class DiskFullError(InputError):
   """No space is left: says what was not written and what is still usable.
 
-  The one InputError that may come after long work: what was done before it is
-  kept, and the same command goes on from there.
+  An InputError that may come after long work: what was done before it is kept,
+  and the same command goes on from there.
+  """
+
+
+class NotFiniteError(InputError, FloatingPointError):
+  """Training met a number that is not finite: says where, and what is kept.
+
+  It comes after long work, too; what was saved before it is good.
   """

@@ -17,6 +17,7 @@ from jax import numpy as jnp
 import optax
 
 from jumprelu_jax import config as config_lib
+from jumprelu_jax import health
 
 
 def remove_gradient_along_decoder_rows() -> optax.GradientTransformation:
@@ -29,11 +30,15 @@ def remove_gradient_along_decoder_rows() -> optax.GradientTransformation:
   def update(updates, state, params):
     if not params.has_unit_decoder:
       return updates, state
-    W_MD, g_MD = params.W_dec, updates.W_dec
-    along_M1 = jnp.sum(g_MD * W_MD, axis=-1, keepdims=True)
-    return updates.replace(W_dec=g_MD - along_M1 * W_MD), state
+    along_M1 = _along_decoder_rows(updates, params)
+    W_dec = updates.W_dec - along_M1 * params.W_dec
+    return updates.replace(W_dec=W_dec), state
 
   return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def _along_decoder_rows(gradients, sae):
+  return jnp.sum(gradients.W_dec * sae.W_dec, axis=-1, keepdims=True)
 
 
 def adam(
@@ -130,26 +135,39 @@ def at_rates() -> optax.GradientTransformationExtraArgs:
 
 
 class Optimizer(NamedTuple):
-  """Two pure functions.
+  """Three pure functions.
 
   Attributes:
     init: SAE → state.
-    step: (gradients, state, SAE, rates) → (SAE within its constraints, state).
+    step: (gradients, state, SAE, rates, goes_on) → (SAE within its constraints,
+      state); where `goes_on` is false, both as they were.
+    seen: (gradients, SAE) → arrays that a step computes anyway, and that are
+      not finite where the gradients or the SAE are not.
   """
 
   init: Callable
   step: Callable
+  seen: Callable
 
 
 def make(config: config_lib.OptimizerConfig, total_steps: int) -> Optimizer:
   """Returns the optimizer of `updates`; arguments likewise."""
   tx = updates(config, total_steps)
 
-  def step(gradients, state, sae, rates):
-    changes, state = tx.update(gradients, state, sae, rates=rates)
-    return optax.apply_updates(sae, changes).constrain(), state
+  def step(gradients, state, sae, rates, goes_on=True):
+    changes, after = tx.update(gradients, state, sae, rates=rates)
+    moved = optax.apply_updates(sae, changes)
+    # Twice: a choice after the constraint alone would have to keep, or read, a
+    # third copy of the decoder.
+    moved = health.choose(goes_on, moved, sae)
+    sae = health.choose(goes_on, moved.constrain(), moved)
+    return sae, health.choose(goes_on, after, state)
 
-  return Optimizer(tx.init, step)
+  def seen(gradients, sae):
+    unit = sae.has_unit_decoder
+    return [_along_decoder_rows(gradients, sae)] if unit else []
+
+  return Optimizer(tx.init, step, seen)
 
 
 def schedule_of(

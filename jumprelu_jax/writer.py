@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Sequence
 import json
 import os
 import pathlib
+
+from jumprelu_jax import whole
 
 
 class CurveWriter:
   """Appends records of scalars by step to a run's folder.
 
-  Writes `metrics.jsonl` and `tensorboard/`. A run that goes on from a step
-  forgets what was recorded after it, so that no record stands twice.
+  Writes `metrics.jsonl` and `tensorboard/`.
   """
 
-  def __init__(self, folder: str | os.PathLike, first_step: int = 0):
+  def __init__(
+    self,
+    folder: str | os.PathLike,
+    records: Sequence[Mapping[str, float]] = (),
+    first_step: int = 0,
+  ):
+    """Writes the records that there are, and forgets all that was there.
+
+    Args:
+      folder: of the run.
+      records: until the step from which the run goes on.
+      first_step: that step; no record stands twice.
+    """
     import tensorboardX  # seconds to import where torch is installed
 
     self._path = pathlib.Path(folder) / 'metrics.jsonl'
-    kept = [r for r in read_curve(folder) if r['step'] <= first_step]
-    self._path.write_text(''.join(json.dumps(r) + '\n' for r in kept))
+    lines = ''.join(json.dumps(record) + '\n' for record in records)
+    whole.write_text(self._path, lines)
     self._file = self._path.open('a')
     self._tensorboard = tensorboardX.SummaryWriter(
       str(pathlib.Path(folder) / 'tensorboard'),

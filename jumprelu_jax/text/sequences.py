@@ -12,6 +12,7 @@ import time
 import numpy as np
 
 from jumprelu_jax import errors
+from jumprelu_jax import preemption
 from jumprelu_jax import progress
 from jumprelu_jax import whole
 
@@ -118,6 +119,9 @@ def _write_rows(rows, file, size):
   _write_header(file, 0, size)
   start = file.tell()
   for row_L in rows:
+    preemption.check(
+      'packing of text was stopped on request; the same command begins anew.'
+    )
     file.write(row_L.tobytes())
     size.add(row_L)
   file.seek(0)
