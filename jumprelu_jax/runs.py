@@ -1,6 +1,7 @@
 """A run's folder, and the way from a config to a table of results.
 
   DIR/config.json          the resolved config; a folder belongs to one config
+  DIR/inputs.json          checksums of the model and of the held-out tokens
   DIR/activations/         sequences.npy and a store for each site
   DIR/<name of an SAE>/    config.json, params.npz (folded), latents.npz (how
                            often each latent fires), evaluation.json (all
@@ -53,6 +54,7 @@ from jumprelu_jax.activations import store as store_lib
 from jumprelu_jax.lm import sites
 
 _EVALUATION = 'evaluation.json'
+_INPUTS = 'inputs.json'
 # What of an SAE's folder is sealed when it is trained.
 _TRAINED = ('config.json', export.FILE_NAME, 'metrics.jsonl')
 _ABOUT = 'an SAE'
@@ -140,6 +142,9 @@ def run_all(
     if (folder / 'config.json').exists():
       _check_same_config(folder / 'config.json', run)
 
+  if hosts_lib.is_first():
+    _check_unchanged(workdir, {'model': inputs.model_digests})
+
   def without(name):
     return [(f, run) for f, run in runs.items() if not _has(f, name)]
 
@@ -150,6 +155,8 @@ def run_all(
   if not hosts_lib.is_first():
     return []
   to_evaluate, here = without(_EVALUATION), inputs.on_this_host()
+  if to_evaluate:
+    _check_unchanged(workdir, {'held-out tokens': here.heldout_digest})
   for folder, row, latents in evaluate_folders(to_evaluate, here):
     with whole.replacing(folder / 'latents.npz') as file:
       np.savez(file, **latents)
@@ -158,6 +165,30 @@ def run_all(
   rows = [_read_row(folder / _EVALUATION) for folder in runs]
   results.write(rows, workdir / 'results.csv')
   return rows
+
+
+def _check_unchanged(workdir, digests):
+  """Raises InputError unless inputs are those that the run began with."""
+  path, found = workdir / _INPUTS, {}
+  if path.exists():
+    try:
+      found = seals.check_signed(_read_json(path))
+    except ValueError as error:
+      raise errors.InputError(
+        f'{path} is damaged: {error}. Remove it if the model and the texts are '
+        'as they were.'
+      ) from error
+  before = config_lib.flatten(
+    {key: found[key] for key in digests if key in found}
+  )
+  changed = identity.differences(before, config_lib.flatten(digests))
+  if before and changed:
+    raise errors.InputError(
+      f'{workdir} was begun with other inputs (checksums of {changed}); '
+      'restore them, or give another --workdir.'
+    )
+  if not before:
+    whole.write_json(path, seals.signed({**found, **digests}))
 
 
 def _has(folder, name):
@@ -358,6 +389,8 @@ def load_run(folder: str | os.PathLike) -> config_lib.RunConfig:
     errors.InputError: there is none, or it is not a config.
   """
   path = pathlib.Path(folder) / 'config.json'
+  if seals.is_sealed(folder, path.name):
+    _has(pathlib.Path(folder), path.name)
   if not path.is_file():
     raise errors.InputError(
       f'{path} does not exist; give a folder that a run has written.'

@@ -44,10 +44,14 @@ def write(
   whole.write_json(folder / NAME, signed(content))
 
 
-def read(folder: str | os.PathLike) -> Any:
+def read(folder: str | os.PathLike, names: Sequence[str] | None = None) -> Any:
   """Returns what was written about a folder whose files are as they were.
 
   Files that were added are no matter.
+
+  Args:
+    folder: as it was sealed.
+    names: reads only these of its sealed files; None reads all.
 
   Raises:
     BrokenSealError: there is no seal, or a file is not what was sealed.
@@ -55,6 +59,8 @@ def read(folder: str | os.PathLike) -> Any:
   folder = pathlib.Path(folder)
   content = _read_seal(folder / NAME)
   for name, (size, expected) in content['files'].items():
+    if names is not None and name not in names:
+      continue
     path = folder / name
     if not path.is_file():
       raise BrokenSealError(f'{path} is missing')
