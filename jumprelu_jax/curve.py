@@ -22,7 +22,7 @@ def means(steps: Sequence[Metrics]) -> list[dict[str, float]]:
     steps: metrics of one step or more.
   """
   columns = {
-    name: np.stack([np.atleast_1d(metrics[name]) for metrics in steps])
+    name: np.array([np.atleast_1d(metrics[name]) for metrics in steps])
     for name in steps[0]
   }
   is_good_NK = columns.pop('fault') == 0

@@ -102,7 +102,7 @@ def test_training_stopped_at_any_step_ends_bit_identical(
 
 
 def signalled(arguments, is_time, number=signal.SIGTERM):
-  """Runs a command, sends a signal when it is time; (exit code, what it said)."""
+  """Runs a command, sends a signal; returns (exit code, what it said)."""
   process = subprocess.Popen(
     arguments, cwd=ROOT, stderr=subprocess.PIPE, text=True
   )
@@ -150,16 +150,16 @@ def test_a_harvest_ends_between_batches(tiny_run, tmp_path, monkeypatch):
       os.kill(os.getpid(), signal.SIGTERM)
     return make(plan, tap, index, on_batch)
 
+  monkeypatch.setattr(runs.harvest_lib.buckets, 'make', stopped)
   with (
-    monkeypatch.context() as patched,
     preemption.heard(),
     pytest.raises(preemption.PreemptedError, match='shards that are written'),
   ):
-    patched.setattr(runs.harvest_lib.buckets, 'make', stopped)
     runs.harvest(prepared, str(tmp_path))
   store = store_lib.Store(tmp_path / 'resid_post_1')
   assert set(range(len(store.rows_per_shard))) - set(store.missing) == {0, 1, 2}
   assert store.verify() == []
+  monkeypatch.setattr(runs.harvest_lib.buckets, 'make', make)
   runs.harvest(prepared, str(tmp_path))
   assert store_lib.Store(tmp_path / 'resid_post_1').is_complete
 
