@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import contextlib
+import errno
 import sys
 
 from absl import app
@@ -39,7 +40,7 @@ def run(main: Callable[[], None]) -> None:
   """Parses the flags and calls main(); the user's errors end with exit code 2.
 
   An `errors.InputError`, from the flags or from main, is printed as one line;
-  so is what work that was stopped by SIGTERM has kept, with exit code 75.
+  so is a disk that is full, and so is what work that was stopped by SIGTERM has kept, with exit code 75.
   """
 
   def guarded(argv):
@@ -52,6 +53,15 @@ def run(main: Callable[[], None]) -> None:
         main()
     except errors.InputError as error:
       _fail(error)
+    except OSError as error:
+      if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        raise
+      _fail(
+        f'{error.filename or "a file"} could not be written '
+        f'({error.strerror}). What was written before is complete and kept; '
+        'free some space and give the same command again: it goes on from '
+        'there.'
+      )
     except preemption.PreemptedError as error:
       _say('preempted', error)
       sys.exit(preemption.EXIT_CODE)
