@@ -130,8 +130,7 @@ def test_records_that_are_appended(run, whole, tmp_path, monkeypatch, what):
 
 def real_disk(run, disk):
   """Sweeps on a disk of ever more files; each is full at another of them."""
-  full = set()
-  whole = None
+  full, whole = [], None
   for files in (*range(6, 60, 4), 100_000):
     test_store_failures.resize(disk, 100_000)
     workdir = disk / f'run_{files}'
@@ -140,14 +139,14 @@ def real_disk(run, disk):
     try:
       sweep(run, workdir)
     except (OSError, errors.DiskFullError) as error:
-      assert 'No space left' in str(error), error
-      full.add(type(error))
+      full.append(error)
       test_store_failures.resize(disk, 100_000)
       sweep(run, workdir)
     found = test_launchers.outcome(workdir)
     whole = whole or found
     assert_same(workdir, whole)
-  assert full == {OSError, errors.DiskFullError}
+  assert all('No space left' in str(error) for error in full), full
+  assert {type(error) for error in full} == {OSError, errors.DiskFullError}
 
 
 def test_a_real_disk_that_is_full_at_many_places(run, tmp_path):

@@ -39,8 +39,9 @@ def run_config() -> config_lib.RunConfig:
 def run(main: Callable[[], None]) -> None:
   """Parses the flags and calls main(); the user's errors end with exit code 2.
 
-  An `errors.InputError`, from the flags or from main, is printed as one line;
-  so is a disk that is full, and so is what work that was stopped by SIGTERM has kept, with exit code 75.
+  An `errors.InputError`, from the flags or from main, is printed as one line,
+  and so is a disk that is full. Work that SIGTERM stopped ends with exit code
+  75, and says what it has kept.
   """
 
   def guarded(argv):
