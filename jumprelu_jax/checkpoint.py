@@ -33,6 +33,8 @@ PyTree = TypeVar('PyTree')
 
 # Of what a state means; changed with what a step computes of it.
 _VERSION = 1
+# Where Orbax puts a state in a step's folder.
+_ITEM = 'default'
 # As they are told by Orbax and by tensorstore.
 _FULL = ('No space left', 'ENOSPC', 'Disk quota exceeded')
 
@@ -68,6 +70,7 @@ class Checkpointer:
           max_to_keep=keep,
           enable_async_checkpointing=True,
           cleanup_tmp_directories=True,
+          lightweight_initialize=True,
           async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
         ),
       )
@@ -122,7 +125,12 @@ class Checkpointer:
     leaves = _as_dict(template)
     self._check(step, leaves)
     target = jax.tree.map(ocp.utils.to_shape_dtype_struct, leaves)
-    found = self._manager.restore(step, args=ocp.args.StandardRestore(target))
+    # Not by the manager, which reads files of its own that are under no seal.
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+      found = reader.restore(
+        epath.Path(self._directory) / str(step) / _ITEM,
+        args=ocp.args.StandardRestore(target),
+      )
     structure = jax.tree.structure(template)
     return jax.tree.unflatten(structure, [found[name] for name in leaves])
 
@@ -173,7 +181,10 @@ class Checkpointer:
       return
     step, about = self._saving
     (folder,) = self._directory.glob(f'{step}.orbax-checkpoint-tmp*')
-    seals.write(folder, about)
+    # What is beside the item is written once more when it is renamed.
+    paths = [path for path in (folder / _ITEM).rglob('*') if path.is_file()]
+    names = [str(path.relative_to(folder)) for path in paths]
+    seals.write(folder, about, names)
 
 
 def _read_all(directory):
