@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from collections.abc import Mapping
 import os
-import pathlib
 
 import numpy as np
 
@@ -62,16 +62,22 @@ def check_harvest(
 def check_run(
   inputs: inputs_lib.Inputs,
   workdir: str | os.PathLike,
-  runs: Iterable[config_lib.RunConfig],
+  named: Mapping[str, config_lib.RunConfig],
 ) -> None:
   """Raises errors.DiskFullError if a run does not fit on its disk.
+
+  Args:
+    inputs: of the run.
+    workdir: its folder.
+    named: SAEs that are to be trained, by the names of their folders.
 
   Rows count only where it is known how many there will be: of a text that is
   taken whole, when it has been packed (`check_harvest`).
   """
-  config = inputs.run.activations
-  wanted, remedies = of_training(inputs, runs), [_FEWER_STATES]
+  config, parts = inputs.run.activations, list(named)
+  wanted, remedies = of_training(inputs, named.values()), [_FEWER_STATES]
   if config.mode == 'stored' and not config.store and config.sequences:
     wanted |= of_harvest(inputs, config.sequences)
     remedies.append(_FEWER_ROWS)
-  space.check(pathlib.Path(workdir), wanted, '; or '.join(remedies))
+    parts.append('activations')
+  space.check(workdir, wanted, '; or '.join(remedies), parts)

@@ -150,7 +150,8 @@ def run_all(
 
   if to_train := without(export.FILE_NAME):
     if hosts_lib.is_first():
-      needs.check_run(inputs, workdir, [run for _, run in to_train])
+      pending = {folder.name: run for folder, run in to_train}
+      needs.check_run(inputs, workdir, pending)
     _train_all(to_train, inputs, workdir)
   if not hosts_lib.is_first():
     return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from collections.abc import Mapping
 import os
 import pathlib
@@ -11,15 +12,19 @@ from jumprelu_jax.activations import places
 
 
 def check(
-  folder: str | os.PathLike, needs: Mapping[str, int], remedy: str
+  folder: str | os.PathLike,
+  needs: Mapping[str, int],
+  remedy: str,
+  parts: Iterable[str | os.PathLike] = ('',),
 ) -> None:
   """Checks that what is to be written fits beside what is there.
 
   Args:
     folder: that will be written to; may not be there yet.
-    needs: bytes at most of each thing, complete; what the folder holds of them
-      already is not needed again.
+    needs: bytes at most of each thing, complete; what is there of them already
+      is not needed again.
     remedy: how to need less.
+    parts: folders in the folder in which that is; '' is all of it.
 
   Raises:
     errors.DiskFullError: they do not fit; says the numbers.
@@ -27,7 +32,7 @@ def check(
   free = places.at(folder).free_bytes()
   if free is None:  # of a URL nobody knows
     return
-  there = used(folder)
+  there = sum(used(pathlib.Path(folder) / part) for part in parts)
   wanted = sum(needs.values())
   if wanted - there <= free:
     return

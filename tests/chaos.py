@@ -325,7 +325,7 @@ class Chaos:
     code = again.wait()
     if code == 0:
       self.counts['damage passed over or mended'] += 1
-    elif code == 2 and 'damaged' in again.said():
+    elif code == 2 and str(workdir) in again.said():
       self.counts['damage refused by name'] += 1
       path.write_bytes(content)  # as its message asks
     else:
@@ -334,7 +334,7 @@ class Chaos:
   def _judge(self, code, process):
     said = process.said()
     fine = code in (0, 75, -signal.SIGKILL, -signal.SIGTERM)
-    full = code == 2 and 'No space left' in said
+    full = code == 2 and ('No space left' in said or 'too few' in said)
     if not fine and not full:
       raise RuntimeError(f'a sweep ended with code {code}: {said}')
 

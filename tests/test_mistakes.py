@@ -91,7 +91,7 @@ VALUES = [
   ('train.batch_size', 0, 'batch_size=0', 'expected >= 1'),
   ('train.batch_size', 4096, 'less than', 'batch_size=4096', 'make the bucket'),
   ('train.steps_per_checkpoint', 15, '=15', 'multiple', 'steps_per_log=10'),
-  ('train.checkpoints_kept', 0, 'checkpoints_kept=0', 'expected >= 1'),
+  ('train.checkpoints_kept', 1, 'checkpoints_kept=1', 'expected >= 2'),
   ('mesh.data', 3, 'batch_size=64', "'data'=3", 'e.g. 66'),
   ('mesh.data', 64, 'needs 64 devices', 'there are 8', 'so that their product'),
   ('sweep.saes', ('jumprelu/l0',), "'jumprelu/l0'", 'jumprelu/l0/1e-3/2e-3'),
