@@ -1,5 +1,7 @@
 """The one kind of error that is the user's to mend."""
 
+import errno
+
 
 class InputError(ValueError):
   """Bad input: says what is wrong, what was expected and what to do.
@@ -16,6 +18,12 @@ class DiskFullError(InputError):
   An InputError that may come after long work: what was done before it is kept,
   and the same command goes on from there.
   """
+
+
+def of_writing(error: OSError) -> type[InputError]:
+  """Returns the kind of error that one of writing a file is to be told as."""
+  is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+  return DiskFullError if is_full else InputError
 
 
 class NotFiniteError(InputError, FloatingPointError):

@@ -252,7 +252,7 @@ def _write_signed(path, content):
   try:
     whole.write_json(path, seals.signed(content))
   except OSError as error:
-    raise errors.InputError(
+    raise errors.of_writing(error)(
       f'{path} cannot be written ({error.strerror}); mend that, or name '
       'another folder.'
     ) from error

@@ -17,8 +17,9 @@ Record = Mapping[str, float]
 
 # Below, most rows have no latent that fires.
 _COLLAPSED_L0 = 0.5
-# Share of all latents, and growth from one record to the next.
-_EXPLODED_SHARE, _EXPLODED_GROWTH = 0.25, 5.0
+# Share of all latents; and growth from one record to the next, to a share that
+# is no mere recovery.
+_EXPLODED_SHARE, _EXPLODED_GROWTH, _GROWN_SHARE = 0.25, 5.0, 0.05
 # Of the steps, after lambda's warm-up, in which L0 may be as it was at first.
 _SETTLING = 0.1
 _DEAD = 0.9
@@ -61,10 +62,12 @@ def _explodes(before, record, run):
   if record['step'] <= ready:
     return False
   share = record['l0'] / run.sae.num_latents
-  grown = before is not None and (
-    record['l0'] > _EXPLODED_GROWTH * max(before['l0'], 1)
+  has_grown = (
+    before is not None
+    and share > _GROWN_SHARE
+    and record['l0'] > _EXPLODED_GROWTH * before['l0']
   )
-  return share > _EXPLODED_SHARE or grown
+  return share > _EXPLODED_SHARE or has_grown
 
 
 def _says_explosion(record, run):

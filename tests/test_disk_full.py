@@ -90,7 +90,7 @@ def test_every_file_that_is_written_whole(
 
   def full(number):
     path = pathlib.Path(os.readlink(f'/proc/self/fd/{number}'))
-    if path.name.split('.partial')[0].rsplit('.', 1)[0] == name:
+    if path.name.startswith(f'{name}.'):  # and ends in .partial
       seen.append(path)
       if len(seen) > before:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -102,7 +102,7 @@ def test_every_file_that_is_written_whole(
     with pytest.raises((OSError, errors.DiskFullError)) as caught:
       sweep(run, workdir)
   assert len(seen) > before
-  assert 'No space left' in str(caught.value)
+  assert 'no space' in str(caught.value).lower()
   assert str(tmp_path) in str(caught.value)
   assert not list(tmp_path.rglob('*.partial'))
   sweep(run, workdir)
@@ -131,7 +131,7 @@ def test_records_that_are_appended(run, whole, tmp_path, monkeypatch, what):
 def real_disk(run, disk):
   """Sweeps on a disk of ever more files; each is full at another of them."""
   full, whole = [], None
-  for files in (*range(6, 60, 4), 100_000):
+  for files in (*range(4, 64, 7), 100_000):
     test_store_failures.resize(disk, 100_000)
     workdir = disk / f'run_{files}'
     used = os.statvfs(disk).f_files - os.statvfs(disk).f_ffree
@@ -145,8 +145,8 @@ def real_disk(run, disk):
     found = test_launchers.outcome(workdir)
     whole = whole or found
     assert_same(workdir, whole)
-  assert all('No space left' in str(error) for error in full), full
-  assert {type(error) for error in full} == {OSError, errors.DiskFullError}
+  assert all('no space' in str(error).lower() for error in full), full
+  assert len({str(error).split(':')[0] for error in full}) > 4, full
 
 
 def test_a_real_disk_that_is_full_at_many_places(run, tmp_path):

@@ -1,5 +1,6 @@
 """Numbers that are not finite: found at the step, named, left out."""
 
+import contextlib
 import functools
 
 import jax
@@ -79,7 +80,12 @@ def assert_same(got, want):
   [
     {},
     {'sae.capacity': 8},
-    {'sae.architecture': 'topk', 'objective.name': 'aux_k', 'sae.k': 3},
+    {
+      'sae.architecture': 'topk',
+      'objective.name': 'aux_k',
+      'objective.aux_k': 4,
+      'sae.k': 3,
+    },
     {'sae.architecture': 'gated', 'objective.name': 'gated'},
     {'optimizer.is_fused': True},
   ],
@@ -313,7 +319,7 @@ def test_what_spoils_the_state_is_named_and_never_saved(
 
   monkeypatch.setattr(members.Group, 'take_step', spoiling)
   monkeypatch.setattr(
-    loop.jax, 'transfer_guard', lambda _: jax.transfer_guard('allow')
+    loop.jax, 'transfer_guard', lambda _: contextlib.nullcontext()
   )
   named = {'sae': 'step 6: ', 'opt_state': 'step 7: '}[where]
   with pytest.raises(errors.NotFiniteError, match=named) as caught:

@@ -23,7 +23,7 @@ LAYERS = (
   {
     'train', 'together', 'members', 'monitor', 'loop', 'evaluation', 'exchange',
   },
-  {'plot', 'inputs', 'sweeps', 'runs', 'api'},
+  {'plot', 'inputs', 'needs', 'sweeps', 'runs', 'api'},
 )  # fmt: skip
 LAYER = {name: i for i, names in enumerate(LAYERS) for name in names}
 FILES = sorted(PACKAGE.rglob('*.py'))

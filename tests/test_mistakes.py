@@ -13,6 +13,7 @@ import shutil
 import numpy as np
 import pytest
 
+from jumprelu_jax import architectures
 from jumprelu_jax import config as config_lib
 from jumprelu_jax import errors
 from jumprelu_jax import finished
@@ -30,14 +31,23 @@ def told(action, *words):
     action()
   said = ' '.join(str(caught.value).split())
   assert re.search('.*'.join(map(re.escape, words)), said), said
-  assert said.endswith('.')
+  assert said[-1] in '.?'
   return said
 
 
 def sweep(run, workdir):
   """What experiments.sweep does, but for flags and pictures."""
-  swept = sweeps.expand(run)
-  prepared = inputs.prepare(next(iter(swept.values())))
+  do(run, sweeps.expand(run), workdir)
+
+
+def train(run, workdir):
+  """What experiments.train does, which has the architecture of config.sae."""
+  prepared = inputs.prepare(run)
+  do(run, {architectures.name(run): run}, workdir, prepared)
+
+
+def do(run, swept, workdir, prepared=None):
+  prepared = prepared or inputs.prepare(next(iter(swept.values())))
   with runs.claimed(workdir, run):
     return runs.run_all(prepared, swept, workdir)
 
@@ -57,7 +67,7 @@ VALUES = [
   ('text.harvest', 'a.txt,,b.txt', 'without a path', 'one comma'),
   ('text.harvest', 'a.txt?wieght=2', "'wieght=2'", 'column, weight'),
   ('text.harvest', 'a.txt?weight=-1', 'weight=-1', 'above 0'),
-  ('text.context_length', 4096, '4096', 'longer than the 32 positions'),
+  ('text.context_length', 64, '=64 is longer than the 32 positions'),
   ('text.context_length', 1, '=1 is out of range', 'expected >= 2'),
   ('text.packing', 'packed', "'packed'", 'expected one of pack, document'),
   ('text.bos_id', 50256, '50256', 'not in the vocabulary', '40'),
@@ -78,7 +88,7 @@ VALUES = [
   ('sae.initial_threshold', 0.0, 'threshold=0.0', 'expected > 0'),
   ('objective.name', 'l_0', "'l_0' is not known", 'expected one of'),
   ('objective.name', 'l0+l0', 'a part is there twice', 'expected one of'),
-  ('objective.name', 'gated', 'gated', 'jumprelu', 'use'),
+  ('objective.name', 'gated', 'jumprelu cannot be trained by', 'it can by'),
   ('objective.sparsity_coeff', -1.0, 'sparsity_coeff=-1.0', 'expected >= 0'),
   ('objective.sparsity_coeff', float('nan'), '=nan', 'expected >= 0'),
   ('objective.bandwidth', 0.0, 'bandwidth=0.0 is out of', 'expected > 0'),
@@ -109,7 +119,8 @@ VALUES = [
 )
 def test_values_of_a_recipe(tiny_run, tmp_path, key, value, words):
   workdir = tmp_path / 'run'
-  told(lambda: sweep(tiny_run.with_values({key: value}), workdir), *words)
+  command = sweep if key.startswith('sweep.') else train
+  told(lambda: command(tiny_run.with_values({key: value}), workdir), *words)
   if key != 'activations.store':  # which is opened when the run has begun
     assert not workdir.exists()
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 import contextlib
-import errno
 import sys
 
 from absl import app
@@ -55,7 +54,7 @@ def run(main: Callable[[], None]) -> None:
     except errors.InputError as error:
       _fail(error)
     except OSError as error:
-      if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+      if errors.of_writing(error) is not errors.DiskFullError:
         raise
       _fail(
         f'{error.filename or "a file"} could not be written '

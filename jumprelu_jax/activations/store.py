@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import io
 import json
 import os
@@ -360,13 +359,13 @@ def _read_description(place, folder):
 
 def _not_written(error, folder, what, size):
   """Returns the error of a write that failed, for want of space or else."""
-  is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+  kind = errors.of_writing(error)
+  is_full = kind is errors.DiskFullError
   free = places.at(folder).free_bytes()
   space = f'it needs about {size:,} bytes' + (
     '' if free is None else f' and {free:,} are free'
   )
   remedy = 'free some space' if is_full else 'mend that'
-  kind = errors.DiskFullError if is_full else errors.InputError
   return kind(
     f'{what} could not be written to {folder} ({error.strerror}): {space}. '
     'The shards written before are complete and usable; '

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-import errno
 import itertools
 import os
 import pathlib
@@ -17,7 +16,6 @@ from jumprelu_jax import progress
 from jumprelu_jax import whole
 
 _SECONDS_PER_LINE = 10.0
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 def write(
@@ -35,7 +33,9 @@ def write(
     max_rows: stop after this many; 0 writes all.
 
   Raises:
-    errors.InputError: there is no row, or no space for them.
+    errors.InputError: there is no row.
+    errors.DiskFullError: there is no space for them.
+    preemption.PreemptedError: the process was asked to end.
   """
   rows = itertools.islice(rows, max_rows or None)
   first = next(rows, None)
@@ -48,8 +48,8 @@ def write(
     with whole.replacing(path) as file:
       _write_rows(itertools.chain([first], rows), file, size)
   except OSError as error:
-    if error.errno in _NO_SPACE:
-      raise errors.InputError(
+    if errors.of_writing(error) is errors.DiskFullError:
+      raise errors.DiskFullError(
         f'{path} does not fit on its disk: no space was left after about '
         f'{size.bytes:,} bytes ({size.rows:,} sequences); make space, or take '
         'fewer sequences.'
