@@ -62,11 +62,11 @@ def make(
     sae, rms = _without_decoder(sae), rms._replace(nu=_without_decoder(rms.nu))
     before = (rms, *rest)
     changes, after = others.update(
-      _without_decoder(gradients), before, sae, rates=rates
+      _without_decoder(gradients), before, sae, rates=rates, goes_on=goes_on
     )
     moved = optax.apply_updates(sae, changes).constrain()
     sae = health.choose(goes_on, moved, sae).replace(W_dec=W_dec)
-    rms, *rest = health.choose(goes_on, after, before)
+    rms, *rest = optim.keep_small(goes_on, after, before)
     rms = rms._replace(nu=rms.nu.replace(W_dec=nu))
     return sae, (projection, rms, *rest)
 
