@@ -230,8 +230,11 @@ def harvest(
     hosts: hosts that share the work.
 
   Raises:
-    errors.InputError: the folder holds stores of something else.
-    errors.DiskFullError: no space is left; shards written before are usable.
+    errors.InputError: the folder holds stores of something else, or another
+      process is this host.
+    errors.DiskFullError: no space is left, or it will not do; shards written
+      before are usable.
+    preemption.PreemptedError: the process was asked to end; likewise.
   """
   is_url = places.is_url(folder)
   name = re.sub(r'\W+', '_', str(folder))
@@ -242,15 +245,17 @@ def harvest(
       _open_store(inputs, site, there)  # before sequences are written beside it
   if (wanted := inputs.run.activations.sequences) and not is_url:
     needs.check_harvest(inputs, folder, wanted)  # before a long text is packed
-  plan = inputs.plan(kept / 'sequences.npy')
-  needs.check_harvest(inputs, folder, len(plan.tokens_NL))
-  stores = {
-    there: inputs.describe(site, len(plan.tokens_NL))
-    for site, there in folders.items()
-  }
-  harvest_lib.harvest(
-    plan, inputs.tap(inputs.harvested), stores, host=host, hosts=hosts
-  )
+  kept.mkdir(parents=True, exist_ok=True)
+  with lock.held(kept / f'harvest_{host}.lock'):
+    plan = inputs.plan(kept / 'sequences.npy')
+    needs.check_harvest(inputs, folder, len(plan.tokens_NL))
+    stores = {
+      there: inputs.describe(site, len(plan.tokens_NL))
+      for site, there in folders.items()
+    }
+    harvest_lib.harvest(
+      plan, inputs.tap(inputs.harvested), stores, host=host, hosts=hosts
+    )
 
 
 def site_folder(folder: str, site: sites.Site) -> str:

@@ -188,6 +188,17 @@ def test_a_workdir_in_which_another_run_is_at_work(copy):
     )
 
 
+def test_a_harvest_in_which_another_is_at_work(tiny_run, tmp_path):
+  prepared = inputs.prepare(tiny_run)
+  with lock.held(tmp_path / 'harvest_0.lock'):
+    told(
+      lambda: runs.harvest(prepared, str(tmp_path)),
+      f'{tmp_path} is in use by another run',
+      'wait for it',
+    )
+  assert list(tmp_path.iterdir()) == []
+
+
 def test_a_model_that_was_exchanged_meanwhile(copy, tiny_lm):
   run, workdir = copy
   other = workdir.parent / pathlib.Path(tiny_lm).name

@@ -137,6 +137,20 @@ def test_a_sweep_ends_with_75_and_goes_on(overrides, tmp_path):
     np.testing.assert_array_equal(array, want[1][key])
 
 
+def test_no_secret_is_in_any_line_or_file(overrides, tmp_path, monkeypatch):
+  secret = 'hf_do_not_tell_anyone_0123456789'
+  monkeypatch.setenv('HF_TOKEN', secret)
+  workdir = tmp_path / 'run'
+  done = test_launchers.run(
+    'sweep', *overrides, '--config.train.steps=100', f'--workdir={workdir}'
+  )
+  assert done.returncode == 0, done.stderr
+  assert secret not in done.stdout + done.stderr
+  files = [path for path in workdir.rglob('*') if path.is_file()]
+  assert len(files) > 20
+  assert not [p for p in files if secret.encode() in p.read_bytes()]
+
+
 def test_a_harvest_ends_between_batches(tiny_run, tmp_path, monkeypatch):
   """Shards that are written are kept; a bucket in the making is not."""
   prepared = runs.inputs_lib.prepare(
