@@ -323,7 +323,7 @@ def evaluate_folders(
     errors.InputError: a folder's SAE is damaged or not for the model's site.
   """
   for group in _evaluated_together(folders):
-    saes = [_load_sae(folder, run, inputs) for folder, run in group]
+    saes = [_load_sae(folder, inputs) for folder, _ in group]
     measured = evaluation.measure(saes, inputs.setting, inputs.baseline)
     for (folder, run), sae, sums in zip(group, saes, measured, strict=True):
       found = metrics.finish(sums, inputs.baseline)
@@ -345,10 +345,11 @@ def _evaluated_together(folders):
   return _split(folders, sizes, _EVALUATED_BYTES)
 
 
-def _load_sae(folder, run, inputs):
+def _load_sae(folder, inputs):
   """Returns the SAE of a folder; InputError if it is not for the site."""
   sae = export.load_npz(folder / export.FILE_NAME)
-  d_model, expected = len(sae.W_enc), inputs.architecture.site_dim(run.lm.site)
+  expected = inputs.architecture.site_dim(inputs.where.name)
+  d_model = len(sae.W_enc)
   if d_model != expected:
     raise errors.InputError(
       f'{folder}: the SAE is for activations of size {d_model}, but '
