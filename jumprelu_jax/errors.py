@@ -1,6 +1,17 @@
 """The one kind of error that is the user's to mend."""
 
 import errno
+import struct
+import tokenize
+import zipfile
+
+#: What NumPy and zipfile raise of damaged .npy and .npz files; no list of it is
+#: promised, and this one was found by damaging them.
+OF_DAMAGED_ARRAYS = (
+  *(ValueError, TypeError, KeyError, AttributeError, OSError, EOFError),
+  *(SyntaxError, tokenize.TokenError, struct.error, zipfile.BadZipFile),
+  *(NotImplementedError, RuntimeError, MemoryError, OverflowError),
+)
 
 
 class InputError(ValueError):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import pathlib
-import struct
-import zipfile
 
 from jax import numpy as jnp
 import numpy as np
@@ -16,11 +14,6 @@ from jumprelu_jax.sae import released
 
 FILE_NAME = 'params.npz'
 _MAPS = ('W_enc', 'b_enc', 'W_dec', 'b_dec')
-# What NumPy and zipfile raise of damaged files; they promise no list.
-_UNREADABLE = (
-  *(KeyError, ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile),
-  *(NotImplementedError, RuntimeError, SyntaxError, struct.error, MemoryError),
-)
 
 
 def save_npz(sae: released.Released, path: str | os.PathLike) -> None:
@@ -55,7 +48,7 @@ def load_npz(path: str | os.PathLike) -> released.Released:
       rule = 'k' if 'k' in file else 'threshold'
       optional = [key for key in ('W_skip',) if key in file]
       arrays = {key: np.asarray(file[key]) for key in (*_MAPS, rule, *optional)}
-  except _UNREADABLE as error:
+  except errors.OF_DAMAGED_ARRAYS as error:
     raise errors.InputError(
       f'{path} is not a whole params.npz with {", ".join(_MAPS)} and threshold '
       f'or k ({error}).'

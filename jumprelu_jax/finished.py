@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import json
 import os
 import pathlib
-import zipfile
 
 import numpy as np
 
@@ -82,7 +81,7 @@ def frequency_M(row: Row) -> np.ndarray | None:  # noqa: N802 (an array's name)
   try:
     with np.load(path) as file:
       return file.get('frequency_M')
-  except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+  except errors.OF_DAMAGED_ARRAYS as error:
     raise errors.InputError(
       f'{path} is damaged ({error}); remove it, or have it written again.'
     ) from error
@@ -115,6 +114,12 @@ def _read_one(folder):
 
 def _check_agree(path, row, evaluation):
   """Raises InputError where a table's cell is not what was measured."""
+  unknown = row.keys() - evaluation.keys() - set(results.COLUMNS)
+  if evaluation and unknown:
+    raise errors.InputError(
+      f'{path} has the column {min(unknown)}, which nothing has measured; '
+      'give the command of its run again, which writes the table anew.'
+    )
   for name in row.keys() & evaluation.keys() & set(results.COLUMNS):
     there, measured = (results.cell(r[name]) for r in (row, evaluation))
     if there != measured:

@@ -181,7 +181,7 @@ class Store:
       raise errors.InputError(f'{path} is missing; {formats.remedy(path)}')
     try:
       origin_N3 = np.load(io.BytesIO(content), allow_pickle=False)
-    except (ValueError, EOFError) as error:
+    except errors.OF_DAMAGED_ARRAYS as error:
       raise formats.damaged(path, 'a .npy file', error) from error
     if origin_N3.shape != (sidecar.rows, 3):
       raise formats.damaged(path, [sidecar.rows, 3], list(origin_N3.shape))

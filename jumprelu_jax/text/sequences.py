@@ -71,8 +71,7 @@ def open(path: str | os.PathLike) -> np.ndarray:  # noqa: A001
   try:
     tokens_NL = np.load(path, mmap_mode='r', allow_pickle=False)
     is_whole = path.stat().st_size == tokens_NL.offset + tokens_NL.nbytes
-  # What np.load raises, and lacks: an .npz has no offset.
-  except (ValueError, EOFError, OSError, AttributeError) as error:
+  except errors.OF_DAMAGED_ARRAYS as error:  # an .npz has no offset, too
     raise errors.InputError(
       f'file of sequences {path} is damaged or no .npy file '
       f'({type(error).__name__}: {error}); remove it and make it anew.'
