@@ -5,6 +5,16 @@ import pathlib
 import setuptools
 
 _HERE = pathlib.Path(__file__).parent
+# torch is an oracle: nothing but tests imports it.
+_TEST = [
+  'hypothesis>=6.100,<7',
+  'ipykernel>=7,<8',
+  'nbclient>=0.11,<0.12',
+  'nbformat>=5.10,<6',
+  'pytest>=9,<10',
+  'ruff>=0.17,<0.18',
+  'torch==2.13.0',
+]
 
 setuptools.setup(
   name='jumprelu-jax',
@@ -41,17 +51,8 @@ setuptools.setup(
   extras_require={
     # Compiles for TPUs, also where there is none (experiments.plan).
     'tpu': ['jax[tpu]>=0.10.2,<0.13'],
-    # torch is an oracle: nothing but tests imports it.
-    'test': [
-      'hypothesis>=6.100,<7',
-      'ipykernel>=7,<8',
-      'nbclient>=0.11,<0.12',
-      'nbformat>=5.10,<6',
-      'pytest>=9,<10',
-      'ruff>=0.17,<0.18',
-      'torch==2.13.0',
-    ],
+    'test': _TEST,
     # For `pytest -m saelens`, whose numbers are of this version.
-    'saelens': ['pytest>=9,<10', 'sae-lens==6.54.12', 'torch==2.13.0'],
+    'saelens': [*_TEST, 'sae-lens==6.54.12'],
   },
 )

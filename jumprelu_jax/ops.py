@@ -16,7 +16,6 @@ import functools
 import flax.struct
 import jax
 from jax import numpy as jnp
-from jax.experimental import layout
 
 from jumprelu_jax import kernels
 from jumprelu_jax import shapes
@@ -287,11 +286,7 @@ def _matmul_fwd(a, b, compute_dtype):
 def _matmul_bwd(compute_dtype, residuals, g):
   a, b = residuals
   d_a = _product(g, b.T, compute_dtype)
-  # As b lies: the TPU's compiler would else have the decoder's gradient lie the
-  # other way, and copy the decoder and its moments to and fro.
-  d_b = layout.with_layout_constraint(
-    _product(a.T, g, compute_dtype), layout.Layout((0, 1))
-  )
+  d_b = _product(a.T, g, compute_dtype)
   return d_a.astype(a.dtype), d_b.astype(b.dtype)
 
 

@@ -8,6 +8,7 @@ import re
 from typing import TypeVar
 
 import jax
+from jax.experimental import layout
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
@@ -130,6 +131,34 @@ def on(mesh: jax.sharding.Mesh, fn: Callable) -> Callable:
       return fn(*args)
 
   return traced
+
+
+def lie_by_rows(tree: PyTree) -> PyTree:
+  """Returns a tree whose matrices lie by rows on each device (see `on`).
+
+  As parameters do. The TPU's compiler would else have the decoder's gradient
+  lie the other way, and copy the decoder and its moments to and fro. Devices
+  are told one by one: told of a whole matrix, it gathers that on some slices.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  # Along 'sweep' a leaf has an axis more, which no rule knows of.
+  if mesh.empty or mesh.shape['sweep'] > 1:
+    return tree
+
+  def lie(piece):
+    return layout.with_layout_constraint(piece, layout.Layout((0, 1)))
+
+  def of_leaf(sharded, leaf):
+    if leaf.ndim != 2:
+      return leaf
+    if mesh.size == 1:
+      return lie(leaf)
+    spec = sharded.spec
+    return jax.shard_map(lie, in_specs=spec, out_specs=spec, check_vma=False)(
+      leaf
+    )
+
+  return jax.tree.map(of_leaf, of_tree(mesh, tree), tree)
 
 
 def of_batch(mesh: jax.sharding.Mesh) -> NamedSharding:

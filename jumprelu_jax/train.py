@@ -201,7 +201,11 @@ def train_step(
   after = state.health.after(state.step, fault, max_bad_batches)
   goes_on = (fault == 0) & ~state.health.is_stopped(max_bad_batches)
   sae, opt_state = optimizer.step(
-    grads, state.opt_state, state.sae, numbers.rates, goes_on
+    sharding.lie_by_rows(grads),
+    state.opt_state,
+    state.sae,
+    numbers.rates,
+    goes_on,
   )
   known = (terms['l0'], terms['squared_error'], terms['penalty'], warm)
   states = {

@@ -168,7 +168,7 @@ def test_generation_is_steered(lm, sae):
   )
   steering = lm.steering(away, 0, strength=1e4)
   text = lm.generate(TEXT, 3, away.site, steering)
-  assert text == lm.words([token])[0] * 3
+  assert text == lm.tokenizer.decode([token] * 3)
   assert text != lm.generate(TEXT, 3)
 
 
@@ -195,7 +195,7 @@ MISTAKES = {
   'latent': (lambda lm, sae: lm.steer('a', sae, M, 1.0), '0 to 11'),
   'model': (lambda lm, sae: lm.splice('a', wide(sae)), 'size 17'),
   'place': (lambda lm, sae: lm.splice('a', nowhere(sae)), "'here'"),
-  'layer': (lambda lm, sae: lm.run('a', 'resid_post/9'), 'resid_post/9'),
+  'layer': (lambda lm, sae: lm.run('a', 'resid_post/9'), 'has layers 0 to 1'),
   'words': (lambda lm, sae: lm.attribution('a', sae, 'ab'), '2 tokens'),
   'ids': (lambda lm, sae: lm.run(np.zeros(3, int)), '[B, L]'),
   'id': (lambda lm, sae: lm.run(np.full((1, 3), V)), '0 to 39'),

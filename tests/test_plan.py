@@ -16,7 +16,7 @@ ENTRY %main {
   %a = f32[4096,3584]{1,0:T(8,128)} all-reduce(%x), replica_groups={{0,1}}
   %b = (bf16[8,4]{1,0}, bf16[16,4]{1,0}) all-gather-start(%y), dimensions={0}
   %c = bf16[16,4]{1,0} all-gather-done(%b)
-  %d = (f32[10]{0}, s32[]) all-reduce(%p, %q), to_apply=%add
+  %d = (f32[10]{0}, /*index=5*/s32[]) all-reduce(%p, %q), to_apply=%add
   %e = f32[64]{0} fusion(%all-reduce.1), kind=kLoop
 }
 """
@@ -128,3 +128,8 @@ def test_the_decoders_kernel_compiles(topology):
 def test_large_runs_fit(topology, batch_size, num_latents, mesh):
   found = account_of(topology, gemma_scope(batch_size, num_latents, *mesh))
   assert found.peak_bytes < chips.chip_of(topology).memory_bytes
+  # One reconstruction and, over 'data', the gradients of a chip's own latents.
+  B, M = batch_size // mesh[0], num_latents // mesh[1]
+  gradients = 2 * M * 3584 if mesh[0] > 1 else 0
+  sent = sum(c.num_bytes for c in found.collectives)
+  assert sent == pytest.approx(4 * (B * 3584 + gradients), rel=0.01)

@@ -45,7 +45,7 @@ def preset(tiny_run):
     betas=({'optimizer.beta1': 0.9},),
     ablated_seeds=(1,),
     yardstick={'train.batch_size': 32},
-    yardstick_l0=3.0,
+    yardstick_sparsities=(1e-2, 2e-2),
   )
 
 
@@ -102,10 +102,6 @@ def test_every_sae_of_the_preset_is_in_a_table(finished):
     ['jumprelu'] * 2 + ['topk'] * 2 + ['jumprelu', 'topk'] * 2
   )
   assert {row['seed'] for row in table(out / 'ablations.csv')} == {'1'}
-  (measured,) = table(out / 'yardstick.csv')
-  assert measured['architecture'] == 'jumprelu'
-  # 0.016 / L0, from which the controller starts
-  assert measured['sparsity_coeff'] == '0.00533333'
 
 
 def test_the_grid_is_trained_with_what_the_tuning_chose(finished):
@@ -122,6 +118,20 @@ def test_the_grid_is_trained_with_what_the_tuning_chose(finished):
       )
       rate = f'{config["optimizer"]["learning_rate"]:.4g}'
       assert rate == words['learning_rate']
+
+
+def test_the_yardstick_is_the_recipe_in_its_setting(finished, preset):
+  work, out = finished
+  rows = table(out / 'yardstick.csv')
+  assert [row['variant'] for row in rows] == ['sparsity=0.01', 'sparsity=0.02']
+  assert [row['sparsity_coeff'] for row in rows] == ['0.01', '0.02']
+  for row in rows:
+    path = work / 'yardstick' / row['variant'] / 'config.json'
+    config = json.loads(path.read_text())
+    assert config['sae']['architecture'] == 'jumprelu'
+    assert config['train']['batch_size'] == 32  # the setting's
+    assert config['optimizer'] == preset.run().to_dict()['optimizer']
+    assert not config['objective']['components']
 
 
 def test_finished_work_is_not_done_again(
@@ -202,8 +212,8 @@ def test_every_config_of_the_presets_can_be_trained(name):
       train.check(config)
   if preset.yardstick:
     kind, base = preset.kinds[0], run.with_values(preset.yardstick)
-    values = tuning.at_l0(kind, preset.yardstick_l0)
-    train.check(kind.config(base, values))
+    for sparsity in preset.yardstick_sparsities:
+      train.check(kind.config(base, kind.at(sparsity)))
   # A comparison is fair if all were searched alike.
   rounds = [tuning.rounds(preset, kind) for kind in preset.kinds]
   assert len({tuple(map(len, of_kind)) for of_kind in rounds}) == 1

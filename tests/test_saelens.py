@@ -330,7 +330,7 @@ def test_top_k_with_aux_k_equals_saelens(uses_b_dec):
   sae, x_BD = random_top_k(6.0, use_pre_encoder_bias=uses_b_dec), random_rows()
   coeff = 0.5 * left_of(sae, x_BD)
   ours = loss_and_gradients_of('aux_k', sae, x_BD, aux_k_numbers(DEAD, coeff))
-  assert ours[0][1][1].pre_BM[:, DEAD].min() > 0
+  assert ours[0][1][1].pre[:, DEAD].min() > 0
   module = top_k_of(sae, aux_loss_coefficient=0.5)
   assert_equal(
     ours,

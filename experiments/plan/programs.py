@@ -17,6 +17,7 @@ _KINDS = 'all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute'
 # '%x = (f32[8,4]{1,0}, bf16[2]{0}) all-reduce-start(' and '… all-reduce('; what
 # ends an asynchronous one is not counted again.
 _COLLECTIVE = re.compile(rf'= (\(?[^=]*?) ({_KINDS})(-start)?\(')
+_COMMENT = re.compile(r'/\*.*?\*/')  # '/*index=5*/', in long tuples
 _ARRAY = re.compile(r'(\w+)\[([\d,]*)\]')
 
 
@@ -83,7 +84,7 @@ def collectives(hlo: str) -> Iterator[Collective]:
   """Yields the collectives of a program's text, by kind and dtype."""
   found = collections.Counter(), collections.Counter()
   for line in hlo.splitlines():
-    match = _COLLECTIVE.search(line)
+    match = _COLLECTIVE.search(_COMMENT.sub('', line))
     if not match:
       continue
     shapes, kind, is_start = match.groups()

@@ -38,7 +38,8 @@ def run(preset, workdir, out):
   best, tried = tune(preset, stores[min(preset.places)], workdir)
   results.write(tried, out / 'tuning.csv', _TUNING_COLUMNS)
   if preset.yardstick:
-    results.write(measure(preset, best, workdir), out / 'yardstick.csv')
+    measured = measure(preset, workdir)
+    results.write(measured, out / 'yardstick.csv', _ABLATION_COLUMNS)
   constant, controlled = train_grid(preset, best, stores, workdir)
   rows = finished.read(constant)
   has_k = [row for row in rows if row['k'] is not None]
@@ -98,17 +99,22 @@ def tune(preset, store, workdir):
   return best, table
 
 
-def measure(preset, best, workdir):
-  """Trains the reference in the yardstick's setting; returns its row."""
+def measure(preset, workdir):
+  """Trains the reference in the yardstick's setting; returns its rows."""
   run = run_at(preset, preset.tuned_at, min(preset.places), '')
   run = run.with_values(preset.yardstick)
   store = str(workdir / 'yardstick_activations')
   runs.harvest(inputs_lib.prepare(run), store)
   run = run.with_values({'activations.store': store})
-  kind, l0 = preset.kinds[0], preset.yardstick_l0
-  config = kind.config(run, {**best[kind.name], **tuning.at_l0(kind, l0)})
-  named = {architectures.name(config): config}
-  return train(inputs_lib.prepare(run), workdir / 'yardstick', named)
+  kind = preset.kinds[0]
+  named = {
+    f'sparsity={sparsity:g}': kind.config(run, kind.at(sparsity))
+    for sparsity in preset.yardstick_sparsities
+  }
+  rows = train(inputs_lib.prepare(run), workdir / 'yardstick', named)
+  return [
+    row | {'variant': name} for name, row in zip(named, rows, strict=True)
+  ]
 
 
 def train_grid(preset, best, stores, workdir):

@@ -21,7 +21,9 @@ from jumprelu_jax.exchange import details as details_lib
 from jumprelu_jax.exchange import formats
 from jumprelu_jax.sae import released
 
-_HUB_ID = re.compile(r'[\w.-]+/[\w.-]+(/[\w.+-]+)*')
+# No part is dots alone: these lead out of a folder.
+_PART = r'(?!\.+(?:/|$))[\w.+-]+'
+_HUB_ID = re.compile(rf'{_PART}(/{_PART})+')
 _CARD = """---
 library_name: jumprelu_jax
 tags: [sparse-autoencoder, interpretability]
