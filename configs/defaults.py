@@ -91,6 +91,8 @@ GEMMA_SCOPE = {
     'steps_per_log': 500,
     'steps_per_checkpoint': 10_000,
     'stream_seed': -1,
+    'checkpoints_kept': 2,
+    'max_bad_batches': 0,
   },
   'evaluation': {
     'sequences': 2048,

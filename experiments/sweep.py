@@ -26,9 +26,9 @@ def main():
   run = launch.run_config()
   swept = sweeps.expand(run)
   prepared = inputs.prepare(next(iter(swept.values())))
-  runs.claim(_WORKDIR.value, run)
-  rows = runs.run_all(prepared, swept, _WORKDIR.value)
-  plot.pareto(rows, _WORKDIR.value)
+  with runs.claimed(_WORKDIR.value, run):
+    rows = runs.run_all(prepared, swept, _WORKDIR.value)
+    plot.pareto(rows, _WORKDIR.value)
   print(results.format_table(rows))
   progress.say(f'{_WORKDIR.value}: results.csv, pareto.png, pareto.pdf')
 

@@ -23,8 +23,9 @@ _WORKDIR = flags.DEFINE_string(
 def main():
   run = launch.run_config()
   prepared = inputs.prepare(run)
-  runs.claim(_WORKDIR.value, run)
-  rows = runs.run_all(prepared, {architectures.name(run): run}, _WORKDIR.value)
+  named = {architectures.name(run): run}
+  with runs.claimed(_WORKDIR.value, run):
+    rows = runs.run_all(prepared, named, _WORKDIR.value)
   print(results.format_table(rows))
   progress.say(f'{_WORKDIR.value}: results.csv')
 

@@ -233,6 +233,9 @@ class TrainConfig:
     steps_per_checkpoint: a multiple of steps_per_log.
     stream_seed: of the order of rows; -1 takes the run's. SAEs of several seeds
       can be trained together only if it is one for all.
+    checkpoints_kept: the last ones, of each SAE; a damaged one is passed over.
+    max_bad_batches: batches with a loss or a gradient that is not finite that
+      may be left out, of each SAE; one more ends the run.
   """
 
   steps: int
@@ -240,6 +243,8 @@ class TrainConfig:
   steps_per_log: int
   steps_per_checkpoint: int
   stream_seed: int
+  checkpoints_kept: int
+  max_bad_batches: int
 
 
 @dataclasses.dataclass(frozen=True)

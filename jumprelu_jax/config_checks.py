@@ -67,6 +67,9 @@ _RANGES = {
   'train.steps_per_log': (1, None, True),
   'train.steps_per_checkpoint': (1, None, True),
   'train.stream_seed': (-1, None, True),
+  # Of SAEs that are trained together one may have saved a step more.
+  'train.checkpoints_kept': (2, None, True),
+  'train.max_bad_batches': (0, 2**30, True),
   'evaluation.sequences': (0, None, True),
   'evaluation.sequences_per_batch': (1, None, True),
   'evaluation.importance_sequences': (0, None, True),

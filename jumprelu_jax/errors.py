@@ -1,5 +1,18 @@
 """The one kind of error that is the user's to mend."""
 
+import errno
+import struct
+import tokenize
+import zipfile
+
+#: What NumPy and zipfile raise of damaged .npy and .npz files; no list of it is
+#: promised, and this one was found by damaging them.
+OF_DAMAGED_ARRAYS = (
+  *(ValueError, TypeError, KeyError, AttributeError, OSError, EOFError),
+  *(SyntaxError, tokenize.TokenError, struct.error, zipfile.BadZipFile),
+  *(NotImplementedError, RuntimeError, MemoryError, OverflowError),
+)
+
 
 class InputError(ValueError):
   """Bad input: says what is wrong, what was expected and what to do.
@@ -13,6 +26,19 @@ class InputError(ValueError):
 class DiskFullError(InputError):
   """No space is left: says what was not written and what is still usable.
 
-  The one InputError that may come after long work: what was done before it is
-  kept, and the same command goes on from there.
+  An InputError that may come after long work: what was done before it is kept,
+  and the same command goes on from there.
+  """
+
+
+def of_writing(error: OSError) -> type[InputError]:
+  """Returns the kind of error that one of writing a file is to be told as."""
+  is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+  return DiskFullError if is_full else InputError
+
+
+class NotFiniteError(InputError, FloatingPointError):
+  """Training met a number that is not finite: says where, and what is kept.
+
+  It comes after long work, too; what was saved before it is good.
   """

@@ -29,6 +29,7 @@ from jax import numpy as jnp
 import numpy as np
 
 from jumprelu_jax import metrics
+from jumprelu_jax import preemption
 from jumprelu_jax import progress
 from jumprelu_jax import sharding
 from jumprelu_jax import splicing
@@ -75,7 +76,11 @@ class Setting:
     return jax.device_put(sae, sharding.of_tree(self.mesh, sae))
 
   def batches(self, label: str) -> Iterator[_Batch]:
-    """Yields the text in batches of `rows`, the last one padded."""
+    """Yields the text in batches of `rows`, the last one padded.
+
+    Raises:
+      preemption.PreemptedError: the process was asked to end.
+    """
     architecture = self.model.architecture
     layout = None if self.mesh is None else sharding.of_batch(self.mesh)
     with progress.track(label, self.tokens_NL.size, 'tokens') as bar:
@@ -90,6 +95,10 @@ class Setting:
           tokens_BL=jax.device_put(padded_BL, layout),
         )
         bar.advance(tokens_BL.size)
+        preemption.check(
+          f'{label}: stopped on request; what is evaluated is kept, and the '
+          'same command goes on with the rest.'
+        )
 
   @property
   def splice(self) -> splicing.Splice:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pathlib
-import zipfile
 
 from jax import numpy as jnp
 import numpy as np
@@ -49,7 +48,7 @@ def load_npz(path: str | os.PathLike) -> released.Released:
       rule = 'k' if 'k' in file else 'threshold'
       optional = [key for key in ('W_skip',) if key in file]
       arrays = {key: np.asarray(file[key]) for key in (*_MAPS, rule, *optional)}
-  except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+  except errors.OF_DAMAGED_ARRAYS as error:
     raise errors.InputError(
       f'{path} is not a whole params.npz with {", ".join(_MAPS)} and threshold '
       f'or k ({error}).'

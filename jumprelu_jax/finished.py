@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import json
 import os
 import pathlib
-import zipfile
 
 import numpy as np
 
 from jumprelu_jax import errors
 from jumprelu_jax import results
+from jumprelu_jax import seals
 
 Row = Mapping[str, object]
 
@@ -21,6 +21,8 @@ Row = Mapping[str, object]
 SETTING = ('model', 'num_latents', 'tokens', 'steps')
 #: Where in a model an SAE is.
 PLACE = ('layer', 'site')
+# Of an SAE's folder; its weights are not read here.
+_READ = ('evaluation.json', 'latents.npz', 'metrics.jsonl')
 #: What a line of a figure is drawn for.
 KIND = ('architecture', 'objective')
 
@@ -79,7 +81,7 @@ def frequency_M(row: Row) -> np.ndarray | None:  # noqa: N802 (an array's name)
   try:
     with np.load(path) as file:
       return file.get('frequency_M')
-  except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+  except errors.OF_DAMAGED_ARRAYS as error:
     raise errors.InputError(
       f'{path} is damaged ({error}); remove it, or have it written again.'
     ) from error
@@ -90,14 +92,55 @@ def _read_one(folder):
   rows = results.read(folder / 'results.csv')
   saes = {}
   for path in sorted(folder.glob('*/evaluation.json')):
+    _check_seal(path.parent)
     evaluation = _read_json(path)
     saes[results.identity(evaluation)] = (evaluation, path.parent)
   joined = []
   for row in rows:
-    evaluation, there = saes.get(results.identity(row), ({}, None))
+    evaluation, there = saes.pop(results.identity(row), ({}, None))
+    _check_agree(folder / 'results.csv', row, evaluation)
     more = {k: v for k, v in evaluation.items() if k not in row}
     joined.append({**row, **more, 'folder': there})
+  strangers = [row for row in joined if row['folder'] is None]
+  if strangers and saes:
+    raise errors.InputError(
+      f'{folder / "results.csv"} has a row of '
+      f'{", ".join(filter(None, results.identity(strangers[0])))}, which no '
+      'SAE there is, and lacks one that is; give the command of its run again, '
+      'which writes the table anew.'
+    )
   return joined
+
+
+def _check_agree(path, row, evaluation):
+  """Raises InputError where a table's cell is not what was measured."""
+  unknown = row.keys() - evaluation.keys() - set(results.COLUMNS)
+  if evaluation and unknown:
+    raise errors.InputError(
+      f'{path} has the column {min(unknown)}, which nothing has measured; '
+      'give the command of its run again, which writes the table anew.'
+    )
+  for name in row.keys() & evaluation.keys() & set(results.COLUMNS):
+    there, measured = (results.cell(r[name]) for r in (row, evaluation))
+    if there != measured:
+      raise errors.InputError(
+        f'{path}: {name}={there} where evaluation.json of '
+        f'{", ".join(filter(None, results.identity(row)))} has {measured}; '
+        'give the command of its run again, which writes the table anew.'
+      )
+
+
+def _check_seal(folder):
+  """Raises InputError if a sealed file that figures read is damaged."""
+  if not (folder / seals.NAME).exists():
+    return  # of an earlier version
+  try:
+    seals.read(folder, _READ)
+  except seals.BrokenSealError as error:
+    raise errors.InputError(
+      f'{folder} is damaged: {error}. Restore that file; or remove '
+      f'{folder / seals.NAME} and give the command of its run again.'
+    ) from error
 
 
 def _read_json(path):

@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec as P
 import optax
 
 from jumprelu_jax import config as config_lib
+from jumprelu_jax import health
 from jumprelu_jax import optim
 
 # Five blocks, of what is read and written, each held twice to overlap copies.
@@ -45,7 +46,7 @@ def make(
     optax.scale_by_learning_rate(schedule),
   )
 
-  def step(gradients, state, sae, rates):
+  def step(gradients, state, sae, rates, goes_on=True):
     projection, rms, *rest = state
     W_dec, nu = update_decoder(
       sae.W_dec,
@@ -53,19 +54,24 @@ def make(
       rms.nu.W_dec,
       rate=rates.learning_rate * schedule(rms.count),
       correction=1 - config.beta2 ** (rms.count + 1),
+      goes_on=goes_on,
       beta2=config.beta2,
       epsilon=config.epsilon,
       interpret=interpret,
     )
     sae, rms = _without_decoder(sae), rms._replace(nu=_without_decoder(rms.nu))
-    changes, (rms, *rest) = others.update(
-      _without_decoder(gradients), (rms, *rest), sae, rates=rates
+    before = (rms, *rest)
+    changes, after = others.update(
+      _without_decoder(gradients), before, sae, rates=rates, goes_on=goes_on
     )
-    sae = optax.apply_updates(sae, changes).constrain().replace(W_dec=W_dec)
+    moved = optax.apply_updates(sae, changes).constrain()
+    sae = health.choose(goes_on, moved, sae).replace(W_dec=W_dec)
+    rms, *rest = optim.keep_small(goes_on, after, before)
     rms = rms._replace(nu=rms.nu.replace(W_dec=nu))
     return sae, (projection, rms, *rest)
 
-  return optim.Optimizer(whole.init, step)
+  # The kernel's sums over rows stay in the kernel.
+  return optim.Optimizer(whole.init, step, lambda gradients, sae: [])
 
 
 def _without_decoder(sae):
@@ -81,6 +87,7 @@ def update_decoder(
   correction: jax.Array,
   beta2: float,
   epsilon: float,
+  goes_on: jax.Array | bool = True,
   interpret: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
   """Takes Adam's step (beta1 = 0) on unit rows, which stay of unit norm.
@@ -96,29 +103,32 @@ def update_decoder(
     correction: 1 - beta2^t of step t, from 1.
     beta2: decay of the second moment.
     epsilon: added to the root.
+    goes_on: false leaves both as they are.
     interpret: runs the kernel as ordinary operations, on any device.
 
   Returns:
     The decoder and the second moment after the step; each may take the memory
     of the one before.
   """
-  scalars_2 = jnp.stack([rate, 1 / correction]).astype('float32')
+  scalars_3 = jnp.stack(
+    [jnp.asarray(x, 'float32') for x in (rate, 1 / correction, goes_on)]
+  )
   update = functools.partial(
     _update_rows, beta2=beta2, epsilon=epsilon, interpret=interpret
   )
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or mesh.shape['latent'] == 1:
-    return update(scalars_2, W_MD, g_MD, nu_MD)
+    return update(scalars_3, W_MD, g_MD, nu_MD)
   rows = P('latent', None)
   return jax.shard_map(
     update,
     in_specs=(P(), rows, rows, rows),
     out_specs=(rows, rows),
     check_vma=False,  # the kernel says nothing of the other axes
-  )(scalars_2, W_MD, g_MD, nu_MD)
+  )(scalars_3, W_MD, g_MD, nu_MD)
 
 
-def _update_rows(scalars_2, W_MD, g_MD, nu_MD, *, beta2, epsilon, interpret):
+def _update_rows(scalars_3, W_MD, g_MD, nu_MD, *, beta2, epsilon, interpret):
   M, D = W_MD.shape
   rows = _rows_of_a_block(M, D)
   block = pl.BlockSpec((rows, D), lambda i: (i, 0))
@@ -136,20 +146,20 @@ def _update_rows(scalars_2, W_MD, g_MD, nu_MD, *, beta2, epsilon, interpret):
     input_output_aliases={1: 0, 3: 1},
     interpret=interpret,
     name='update_decoder',
-  )(scalars_2, W_MD, g_MD, nu_MD)
+  )(scalars_3, W_MD, g_MD, nu_MD)
 
 
 def _kernel(scalars, W, g, nu, W_out, nu_out, *, beta2, epsilon):
   """Updates a block of rows; arguments are references to memory."""
-  rate, inverse_correction = scalars[0], scalars[1]
+  rate, inverse_correction, goes_on = scalars[0], scalars[1], scalars[2] > 0
   W_KD, g_KD = W[...], g[...]
   g_KD -= jnp.sum(g_KD * W_KD, axis=1, keepdims=True) * W_KD
   nu_KD = beta2 * nu[...] + (1 - beta2) * g_KD * g_KD
-  nu_out[...] = nu_KD
+  nu_out[...] = jnp.where(goes_on, nu_KD, nu[...])
   scale_KD = 1 / (jnp.sqrt(nu_KD * inverse_correction) + epsilon)
   W_KD -= rate * scale_KD * g_KD
   square_K1 = jnp.sum(W_KD * W_KD, axis=1, keepdims=True)
-  W_out[...] = W_KD / jnp.sqrt(square_K1)
+  W_out[...] = jnp.where(goes_on, W_KD / jnp.sqrt(square_K1), W[...])
 
 
 def _rows_of_a_block(num_rows, row_size):

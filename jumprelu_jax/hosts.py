@@ -65,6 +65,12 @@ def wait_for(is_done: Callable[[], bool]) -> None:
     time.sleep(_POLL_S)
 
 
+def meet(name: str) -> None:
+  """Returns when all processes have come here."""
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(name)
+
+
 def fetch(tree: PyTree) -> PyTree:
   """Returns the arrays whole, on the host; to be called by all processes."""
   if jax.process_count() == 1:

@@ -13,12 +13,14 @@ import pathlib
 import jax
 import numpy as np
 import tokenizers
+import xxhash
 
 from jumprelu_jax import config as config_lib
 from jumprelu_jax import embedded
 from jumprelu_jax import errors
 from jumprelu_jax import evaluation
 from jumprelu_jax import metrics
+from jumprelu_jax import seals
 from jumprelu_jax import sharding
 from jumprelu_jax import train
 from jumprelu_jax import whole
@@ -98,6 +100,16 @@ class Inputs:
   def baseline(self) -> metrics.Baseline:
     """The language model measured without any SAE."""
     return evaluation.measure_baseline(self.setting)
+
+  @functools.cached_property
+  def model_digests(self) -> dict[str, str]:
+    """Checksums of the model's files by name; reads them whole."""
+    return huggingface.digests(self.lm_folder)
+
+  @functools.cached_property
+  def heldout_digest(self) -> str:
+    """The checksum of the held-out tokens."""
+    return xxhash.xxh3_128_hexdigest(self.heldout_NL.tobytes())
 
   def on_this_host(self) -> Inputs:
     """Returns the inputs on this process's own devices, if there are others."""
@@ -196,7 +208,7 @@ class Inputs:
       'seed': run.seed,
     }
     if path.exists():
-      found = json.loads(beside.read_text()) if beside.exists() else {}
+      found = _read_signed(beside)
       differing = [
         f'{key}: {found.get(key)!r} there, {value!r} wanted'
         for key, value in wanted.items()
@@ -207,16 +219,15 @@ class Inputs:
           f'{path} holds sequences of something else ({"; ".join(differing)}); '
           'name another folder, or delete this file.'
         )
-      return
-    try:
-      whole.write_json(beside, wanted)
-    except OSError as error:
-      raise errors.InputError(
-        f'{beside} cannot be written ({error.strerror}); mend that, or name '
-        'another folder.'
-      ) from error
+      if 'sequences_checksum' in found:
+        _check_digest(path, found['sequences_checksum'])
+        return
+      # Killed before the checksum was written: they are packed again.
+    _write_signed(beside, wanted)  # fails here if it cannot be written
     rows = self._rows(harvest_sources(run.text))
     sequences.write(rows, path, max_rows=run.activations.sequences)
+    digest = {'sequences_checksum': seals.digest(path)}
+    _write_signed(beside, wanted | digest)
 
   def _load(self, num_layers):
     model = huggingface.load(
@@ -241,6 +252,37 @@ class Inputs:
       self.run.text.context_length,
       bos_id=self.architecture.bos_id,
       pad_id=self.architecture.pad_id,
+    )
+
+
+def _write_signed(path, content):
+  try:
+    whole.write_json(path, seals.signed(content))
+  except OSError as error:
+    raise errors.of_writing(error)(
+      f'{path} cannot be written ({error.strerror}); mend that, or name '
+      'another folder.'
+    ) from error
+
+
+def _read_signed(path):
+  """Returns what is said of sequences; {} if nothing is."""
+  if not path.exists():
+    return {}
+  try:
+    return seals.check_signed(json.loads(path.read_bytes()))
+  except ValueError as error:
+    raise errors.InputError(
+      f'{path} is damaged ({error}); delete it and '
+      f'{path.with_suffix(".npy").name}: they are made again.'
+    ) from error
+
+
+def _check_digest(path, expected):
+  if (found := seals.digest(path)) != expected:
+    raise errors.InputError(
+      f'{path} is damaged: its checksum is {found}, expected {expected}; '
+      'delete it: the same sequences are made again.'
     )
 
 

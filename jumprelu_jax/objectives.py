@@ -325,8 +325,9 @@ def evaluate(
 
   Returns:
     The loss; scalars to log: 'squared_error' of the SAE (per row), 'l0'
-    (latents per row), 'mean_threshold', 'penalty' (what lambda weighs) and each
-    penalty under 'loss/'; and the latents.
+    (latents per row), 'mean_threshold', 'extreme_thresholds' (the share near
+    the limits of float32), 'penalty' (what lambda weighs) and each penalty
+    under 'loss/'; and the latents.
 
   Raises:
     ValueError: the shapes do not agree.
@@ -341,6 +342,9 @@ def evaluate(
     'squared_error': squared_errors[-1],
     'l0': _mean_l0(forward),
     'mean_threshold': jnp.mean(encoding.threshold),
+    'extreme_thresholds': jnp.mean(
+      _is_extreme(encoding.threshold), dtype='float32'
+    ),
     'penalty': sum(
       (values[term] for term in terms if term not in _WITHOUT_LAMBDA),
       jnp.zeros(()),
@@ -396,6 +400,12 @@ def gradients(
     is_sparse = support.fits.astype('float32')
   (loss, (terms, observed)), grads = found
   return (loss, (terms | {'is_sparse': is_sparse}, observed)), grads
+
+
+def _is_extreme(threshold_M):
+  """Near the limits of float32; zero is no limit where thresholds may be it."""
+  is_tiny_M = (threshold_M > 0) & (threshold_M < 1e-30)
+  return is_tiny_M | ~(threshold_M < 1e30)
 
 
 def _mean_l0(forward):

@@ -17,6 +17,7 @@ from jax import numpy as jnp
 import optax
 
 from jumprelu_jax import config as config_lib
+from jumprelu_jax import health
 
 
 def remove_gradient_along_decoder_rows() -> optax.GradientTransformation:
@@ -29,22 +30,51 @@ def remove_gradient_along_decoder_rows() -> optax.GradientTransformation:
   def update(updates, state, params):
     if not params.has_unit_decoder:
       return updates, state
-    W_MD, g_MD = params.W_dec, updates.W_dec
-    along_M1 = jnp.sum(g_MD * W_MD, axis=-1, keepdims=True)
-    return updates.replace(W_dec=g_MD - along_M1 * W_MD), state
+    along_M1 = _along_decoder_rows(updates, params)
+    W_dec = updates.W_dec - along_M1 * params.W_dec
+    return updates.replace(W_dec=W_dec), state
 
   return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
+def _along_decoder_rows(gradients, sae):
+  return jnp.sum(gradients.W_dec * sae.W_dec, axis=-1, keepdims=True)
+
+
 def adam(
   beta1: float, beta2: float, epsilon: float
-) -> optax.GradientTransformation:
-  """Adam's scaling with bias correction; no first moment when beta1 is 0."""
+) -> optax.GradientTransformationExtraArgs:
+  """Adam's scaling with bias correction; no first moment when beta1 is 0.
+
+  optax's numbers and states. `goes_on`, an argument of each update, keeps the
+  moments where it is false; and the update is made of those that are kept, so
+  that the compiler needs each moment once.
+  """
   if beta1 == 0:
-    return optax.scale_by_rms(
-      decay=beta2, eps=epsilon, eps_in_sqrt=False, bias_correction=True
+    init = optax.scale_by_rms(decay=beta2, bias_correction=True).init
+  else:
+    init = optax.scale_by_adam(b1=beta1, b2=beta2).init
+
+  def update(updates, state, params=None, *, goes_on=True, **extra):
+    del params, extra
+    count = optax.safe_increment(state.count)
+    nu = optax.tree.update_moment_per_elem_norm(updates, state.nu, beta2, 2)
+    nu = health.choose(goes_on, nu, state.nu)
+    nu_hat = optax.tree.bias_correction(nu, beta2, count)
+    if beta1 == 0:
+      scaled = jax.tree.map(
+        lambda g, n: 1 / (jnp.sqrt(n) + epsilon) * g, updates, nu_hat
+      )
+      return scaled, state._replace(count=count, nu=nu)
+    mu = optax.tree.update_moment(updates, state.mu, beta1, 1)
+    mu = health.choose(goes_on, mu, state.mu)
+    mu_hat = optax.tree.bias_correction(mu, beta1, count)
+    scaled = jax.tree.map(
+      lambda m, n: m / (jnp.sqrt(n) + epsilon), mu_hat, nu_hat
     )
-  return optax.scale_by_adam(b1=beta1, b2=beta2, eps=epsilon)
+    return scaled, state._replace(count=count, mu=mu, nu=nu)
+
+  return optax.GradientTransformationExtraArgs(init, update)
 
 
 def persistent_threshold_gradient(decay: float) -> optax.GradientTransformation:
@@ -130,26 +160,53 @@ def at_rates() -> optax.GradientTransformationExtraArgs:
 
 
 class Optimizer(NamedTuple):
-  """Two pure functions.
+  """Three pure functions.
 
   Attributes:
     init: SAE → state.
-    step: (gradients, state, SAE, rates) → (SAE within its constraints, state).
+    step: (gradients, state, SAE, rates, goes_on) → (SAE within its constraints,
+      state); where `goes_on` is false, both as they were.
+    seen: (gradients, SAE) → arrays that a step computes anyway, and that are
+      not finite where the gradients or the SAE are not.
   """
 
   init: Callable
   step: Callable
+  seen: Callable
 
 
 def make(config: config_lib.OptimizerConfig, total_steps: int) -> Optimizer:
   """Returns the optimizer of `updates`; arguments likewise."""
   tx = updates(config, total_steps)
 
-  def step(gradients, state, sae, rates):
-    changes, state = tx.update(gradients, state, sae, rates=rates)
-    return optax.apply_updates(sae, changes).constrain(), state
+  def step(gradients, state, sae, rates, goes_on=True):
+    changes, after = tx.update(
+      gradients, state, sae, rates=rates, goes_on=goes_on
+    )
+    moved = optax.apply_updates(sae, changes)
+    # Twice: a choice after the constraint alone would have to keep, or read, a
+    # third copy of the decoder.
+    moved = health.choose(goes_on, moved, sae)
+    sae = health.choose(goes_on, moved.constrain(), moved)
+    return sae, keep_small(goes_on, after, state)
 
-  return Optimizer(tx.init, step)
+  def seen(gradients, sae):
+    unit = sae.has_unit_decoder
+    return [_along_decoder_rows(gradients, sae)] if unit else []
+
+  return Optimizer(tx.init, step, seen)
+
+
+def keep_small(
+  goes_on: jax.Array | bool, after: optax.OptState, before: optax.OptState
+) -> optax.OptState:
+  """Returns a state with counts and vectors as before where it has to stop.
+
+  `adam` has kept its matrices already; to choose again would cost a pass.
+  """
+  return jax.tree.map(
+    lambda a, b: a if a.ndim > 1 else jnp.where(goes_on, a, b), after, before
+  )
 
 
 def schedule_of(
@@ -173,6 +230,9 @@ def updates(
   Args:
     config: decays; its learning rates are not read (see `Rates`).
     total_steps: of the run.
+
+  Returns:
+    What also takes `goes_on` (see `adam`).
   """
   parts = [remove_gradient_along_decoder_rows()]
   if config.max_gradient_norm:

@@ -45,7 +45,7 @@ def write(
   text = io.StringIO()
   table = csv.writer(text, lineterminator='\n')
   table.writerow(columns)
-  table.writerows([[_cell(row[name]) for name in columns] for row in rows])
+  table.writerows([[cell(row[name]) for name in columns] for row in rows])
   whole.write_text(path, text.getvalue())
 
 
@@ -95,7 +95,7 @@ def read(
 
 def identity(row: Mapping[str, object]) -> tuple[str, ...]:
   """Returns what tells a row's SAE from others, as results.csv writes it."""
-  return tuple(str(_cell(row.get(name))) for name in IDENTITY)
+  return tuple(str(cell(row.get(name))) for name in IDENTITY)
 
 
 def format_table(
@@ -164,7 +164,8 @@ def _shown(value):
   return '-' if value is None else str(value)
 
 
-def _cell(value):
+def cell(value: object) -> str:
+  """Returns a value as results.csv writes it."""
   if value is None:
     return ''
-  return f'{value:.6g}' if isinstance(value, float) else value
+  return f'{value:.6g}' if isinstance(value, float) else str(value)

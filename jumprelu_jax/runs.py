@@ -1,15 +1,17 @@
 """A run's folder, and the way from a config to a table of results.
 
   DIR/config.json          the resolved config; a folder belongs to one config
+  DIR/inputs.json          checksums of the model and of the held-out tokens
   DIR/activations/         sequences.npy and a store for each site
   DIR/<name of an SAE>/    config.json, params.npz (folded), latents.npz (how
                            often each latent fires), evaluation.json (all
-                           metrics), metrics.jsonl, tensorboard/, checkpoints/
+                           metrics), metrics.jsonl, seal.json (checksums of
+                           these), tensorboard/, checkpoints/
   DIR/results.csv          one row for each SAE
   DIR/pareto.png, .pdf     for sweeps
 
-Each stage writes its last file last and is skipped when that file is there, so
-a run that was killed is continued by the same command.
+Each stage seals what it has written and is skipped when that is under the seal,
+so a run that was killed is continued by the same command.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
+import contextlib
 import json
 import math
 import os
@@ -32,10 +35,14 @@ from jumprelu_jax import errors
 from jumprelu_jax import evaluation
 from jumprelu_jax import export
 from jumprelu_jax import hosts as hosts_lib
+from jumprelu_jax import identity
 from jumprelu_jax import inputs as inputs_lib
+from jumprelu_jax import lock
 from jumprelu_jax import loop
 from jumprelu_jax import metrics
+from jumprelu_jax import needs
 from jumprelu_jax import results
+from jumprelu_jax import seals
 from jumprelu_jax import train
 from jumprelu_jax import whole
 from jumprelu_jax import writer
@@ -46,17 +53,11 @@ from jumprelu_jax.activations import places
 from jumprelu_jax.activations import store as store_lib
 from jumprelu_jax.lm import sites
 
-# Where a run continues, and how its batches are fetched, may change; what it
-# computes may not.
-_MAY_DIFFER = (
-  'mesh.data',
-  'mesh.latent',
-  'mesh.sweep',
-  'mesh.divides_optimizer',
-  'activations.prefetch_batches',
-  'sae.capacity',
-)
 _EVALUATION = 'evaluation.json'
+_INPUTS = 'inputs.json'
+# What of an SAE's folder is sealed when it is trained.
+_TRAINED = ('config.json', export.FILE_NAME, 'metrics.jsonl')
+_ABOUT = 'an SAE'
 # Of SAEs' parameters that are evaluated in one pass over the text, and of
 # states of training, for each device, that are trained on one stream.
 _EVALUATED_BYTES = 2**31
@@ -77,13 +78,39 @@ def claim(workdir: str | os.PathLike, run: config_lib.RunConfig) -> None:
   if path.exists():
     _check_same_config(path, run)
     return
-  if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+  if workdir.exists() and not (workdir.is_dir() and _is_empty(workdir)):
     raise errors.InputError(
       f'--workdir={workdir} exists and holds no run; give an empty or a new '
       'folder.'
     )
   workdir.mkdir(parents=True, exist_ok=True)
   whole.write_json(path, run.to_dict())
+
+
+@contextlib.contextmanager
+def claimed(
+  workdir: str | os.PathLike, run: config_lib.RunConfig
+) -> Iterator[None]:
+  """Claims a folder and holds its lock while it lasts.
+
+  Raises:
+    errors.InputError: as `claim`; or another process is at work there.
+  """
+  claim(workdir, run)
+  if not hosts_lib.is_first():
+    yield
+    return
+  with lock.held(pathlib.Path(workdir) / 'run.lock'):
+    claim(workdir, run)  # another may have claimed it at the same time
+    for path in pathlib.Path(workdir).rglob('*.partial'):
+      path.unlink()  # of a process that was killed while it wrote
+    yield
+
+
+def _is_empty(workdir):
+  """True but for what a process left that was killed as it claimed it."""
+  begun = set(workdir.glob('config.json.*.partial'))
+  return set(workdir.iterdir()) <= begun | {workdir / 'run.lock'}
 
 
 def run_all(
@@ -104,7 +131,10 @@ def run_all(
     first, which evaluates alone.
 
   Raises:
-    errors.InputError: an SAE with another config is there.
+    errors.InputError: an SAE with another config is there, or what is there
+      is damaged.
+    errors.DiskFullError: what is to be written does not fit on the disk.
+    preemption.PreemptedError: the process was asked to end.
   """
   workdir = pathlib.Path(workdir)
   runs = {workdir / name: run for name, run in named.items()}
@@ -112,21 +142,79 @@ def run_all(
     if (folder / 'config.json').exists():
       _check_same_config(folder / 'config.json', run)
 
+  if hosts_lib.is_first():
+    _check_unchanged(workdir, {'model': inputs.model_digests})
+
   def without(name):
-    return [(f, run) for f, run in runs.items() if not (f / name).exists()]
+    return [(f, run) for f, run in runs.items() if not _has(f, name)]
 
   if to_train := without(export.FILE_NAME):
+    if hosts_lib.is_first():
+      pending = {folder.name: run for folder, run in to_train}
+      needs.check_run(inputs, workdir, pending)
     _train_all(to_train, inputs, workdir)
   if not hosts_lib.is_first():
     return []
   to_evaluate, here = without(_EVALUATION), inputs.on_this_host()
+  if to_evaluate:
+    _check_unchanged(workdir, {'held-out tokens': here.heldout_digest})
   for folder, row, latents in evaluate_folders(to_evaluate, here):
     with whole.replacing(folder / 'latents.npz') as file:
       np.savez(file, **latents)
     whole.write_json(folder / _EVALUATION, row)
-  rows = [json.loads((folder / _EVALUATION).read_text()) for folder in runs]
+    seals.write(folder, _ABOUT, (*_TRAINED, 'latents.npz', _EVALUATION))
+  rows = [_read_row(folder / _EVALUATION) for folder in runs]
   results.write(rows, workdir / 'results.csv')
   return rows
+
+
+def _check_unchanged(workdir, digests):
+  """Raises InputError unless inputs are those that the run began with."""
+  path, found = workdir / _INPUTS, {}
+  if path.exists():
+    try:
+      found = seals.check_signed(_read_json(path))
+    except ValueError as error:
+      raise errors.InputError(
+        f'{path} is damaged: {error}. Remove it if the model and the texts are '
+        'as they were.'
+      ) from error
+  before = config_lib.flatten(
+    {key: found[key] for key in digests if key in found}
+  )
+  changed = identity.differences(before, config_lib.flatten(digests))
+  if before and changed:
+    raise errors.InputError(
+      f'{workdir} was begun with other inputs (checksums of {changed}); '
+      'restore them, or give another --workdir.'
+    )
+  if not before:
+    whole.write_json(path, seals.signed({**found, **digests}))
+
+
+def _has(folder, name):
+  """True if a stage has written its file; InputError if one is damaged."""
+  if not seals.is_sealed(folder, name):
+    return False
+  try:
+    seals.read(folder)
+  except seals.BrokenSealError as error:
+    raise errors.InputError(
+      f'{folder} is damaged: {error}. Restore that file; or remove '
+      f'{folder / seals.NAME} and give the same command again: the SAE is '
+      'written anew from its last checkpoint.'
+    ) from error
+  return True
+
+
+def _read_row(path):
+  row = _read_json(path)
+  if lacking := [name for name in results.COLUMNS if name not in row]:
+    raise errors.InputError(
+      f'{path} lacks {", ".join(lacking)}; remove it and give the same command '
+      'again: the SAE is evaluated anew.'
+    )
+  return row
 
 
 def harvest(
@@ -142,8 +230,11 @@ def harvest(
     hosts: hosts that share the work.
 
   Raises:
-    errors.InputError: the folder holds stores of something else.
-    errors.DiskFullError: no space is left; shards written before are usable.
+    errors.InputError: the folder holds stores of something else, or another
+      process is this host.
+    errors.DiskFullError: no space is left, or it will not do; shards written
+      before are usable.
+    preemption.PreemptedError: the process was asked to end; likewise.
   """
   is_url = places.is_url(folder)
   name = re.sub(r'\W+', '_', str(folder))
@@ -152,14 +243,19 @@ def harvest(
   for site, there in folders.items():
     if store_lib.exists(there):
       _open_store(inputs, site, there)  # before sequences are written beside it
-  plan = inputs.plan(kept / 'sequences.npy')
-  stores = {
-    there: inputs.describe(site, len(plan.tokens_NL))
-    for site, there in folders.items()
-  }
-  harvest_lib.harvest(
-    plan, inputs.tap(inputs.harvested), stores, host=host, hosts=hosts
-  )
+  if (wanted := inputs.run.activations.sequences) and not is_url:
+    needs.check_harvest(inputs, folder, wanted)  # before a long text is packed
+  kept.mkdir(parents=True, exist_ok=True)
+  with lock.held(kept / f'harvest_{host}.lock'):
+    plan = inputs.plan(kept / 'sequences.npy')
+    needs.check_harvest(inputs, folder, len(plan.tokens_NL))
+    stores = {
+      there: inputs.describe(site, len(plan.tokens_NL))
+      for site, there in folders.items()
+    }
+    harvest_lib.harvest(
+      plan, inputs.tap(inputs.harvested), stores, host=host, hosts=hosts
+    )
 
 
 def site_folder(folder: str, site: sites.Site) -> str:
@@ -227,7 +323,7 @@ def evaluate_folders(
     errors.InputError: a folder's SAE is damaged or not for the model's site.
   """
   for group in _evaluated_together(folders):
-    saes = [_load_sae(folder, run, inputs) for folder, run in group]
+    saes = [_load_sae(folder, inputs) for folder, _ in group]
     measured = evaluation.measure(saes, inputs.setting, inputs.baseline)
     for (folder, run), sae, sums in zip(group, saes, measured, strict=True):
       found = metrics.finish(sums, inputs.baseline)
@@ -249,10 +345,11 @@ def _evaluated_together(folders):
   return _split(folders, sizes, _EVALUATED_BYTES)
 
 
-def _load_sae(folder, run, inputs):
+def _load_sae(folder, inputs):
   """Returns the SAE of a folder; InputError if it is not for the site."""
   sae = export.load_npz(folder / export.FILE_NAME)
-  d_model, expected = len(sae.W_enc), inputs.architecture.site_dim(run.lm.site)
+  expected = inputs.architecture.site_dim(inputs.where.name)
+  d_model = len(sae.W_enc)
   if d_model != expected:
     raise errors.InputError(
       f'{folder}: the SAE is for activations of size {d_model}, but '
@@ -299,15 +396,13 @@ def load_run(folder: str | os.PathLike) -> config_lib.RunConfig:
     errors.InputError: there is none, or it is not a config.
   """
   path = pathlib.Path(folder) / 'config.json'
+  if seals.is_sealed(folder, path.name):
+    _has(pathlib.Path(folder), path.name)
   if not path.is_file():
     raise errors.InputError(
       f'{path} does not exist; give a folder that a run has written.'
     )
-  try:
-    raw = json.loads(path.read_text())
-  except ValueError as error:
-    raise errors.InputError(f'{path} is not JSON ({error}).') from error
-  return config_lib.RunConfig.from_config_dict(raw)
+  return config_lib.RunConfig.from_config_dict(_read_json(path))
 
 
 def _train_all(pending, inputs, workdir):
@@ -364,24 +459,31 @@ def _train(group, inputs, shards):
     if hosts_lib.is_first():
       sae = train.release(run, state, shards.scales)
       export.save_npz(sae, folder / export.FILE_NAME)
+      seals.write(folder, _ABOUT, _TRAINED)
 
 
 def _check_same_config(path, run):
   """Raises InputError, with the differences, unless a folder is the run's."""
+  theirs = identity.of_raw(_read_json(path))
+  if differing := identity.differences(theirs, identity.of(run)):
+    raise errors.InputError(
+      f'{path.parent} holds a run with another config ({differing}); give '
+      'another --workdir.'
+    )
+
+
+def _read_json(path):
+  """Returns the object that a file holds; InputError if it holds none."""
   try:
-    theirs = config_lib.flatten(json.loads(path.read_text()))
+    raw = json.loads(path.read_bytes())
   except ValueError as error:
     raise errors.InputError(
-      f'{path} is not JSON ({error}); give another --workdir.'
+      f'{path} is damaged: it is not JSON ({error}). If it is a run of yours, '
+      'restore this file; else give another --workdir.'
     ) from error
-  ours = config_lib.flatten(run.to_dict())
-  differences = [
-    f'{key}: {theirs.get(key)!r} there, {ours.get(key)!r} now'
-    for key in sorted(theirs.keys() | ours.keys())
-    if theirs.get(key) != ours.get(key) and key not in _MAY_DIFFER
-  ]
-  if differences:
+  if not isinstance(raw, dict):
     raise errors.InputError(
-      f'{path.parent} holds a run with another config '
-      f'({"; ".join(differences)}); give another --workdir.'
+      f'{path} holds a {type(raw).__name__}, expected the keys of a config; '
+      'give another --workdir.'
     )
+  return raw

@@ -22,6 +22,7 @@ from jumprelu_jax import components as components_lib
 from jumprelu_jax import config as config_lib
 from jumprelu_jax import errors
 from jumprelu_jax import fused
+from jumprelu_jax import health
 from jumprelu_jax import kernels
 from jumprelu_jax import objectives
 from jumprelu_jax import ops
@@ -41,12 +42,14 @@ class TrainState:
     sae: parameters, float32.
     opt_state: the optimizer's state.
     components: name → state of each component.
+    health: what steps were left out.
   """
 
   step: jax.Array
   sae: trained.Trained
   opt_state: optax.OptState
   components: dict[str, components_lib.State]
+  health: health.Health
 
 
 @flax.struct.dataclass
@@ -120,7 +123,9 @@ def init_state(
     name: component.init(run.sae.num_latents)
     for name, component in components_of(run).items()
   }
-  return TrainState(jnp.zeros((), 'int32'), sae, optimizer.init(sae), states)
+  return TrainState(
+    jnp.zeros((), 'int32'), sae, optimizer.init(sae), states, health.begin()
+  )
 
 
 def components_of(
@@ -147,8 +152,12 @@ def train_step(
   components: Mapping[str, components_lib.Component],
   optimizer: optim.Optimizer,
   sparsity_warmup_steps: int,
+  max_bad_batches: int,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
   """Takes one step: loss, gradient, update, decoder rows back to unit norm.
+
+  Where a number is not finite nothing changes but the count of steps, and of
+  such steps; once there were too many of them, nothing does any more.
 
   Args:
     state: the state before.
@@ -159,9 +168,10 @@ def train_step(
     components: by the names of their states.
     optimizer: takes the step; returns decoder rows of unit norm.
     sparsity_warmup_steps: lambda rises linearly from 0 over these steps.
+    max_bad_batches: steps that may be left out.
 
   Returns:
-    The state after, and scalars to log.
+    The state after; and scalars to log, with 'fault', one of `health`'s.
   """
   warm = jnp.clip(state.step / max(sparsity_warmup_steps, 1), 0, 1)
   if not sparsity_warmup_steps:
@@ -174,16 +184,28 @@ def train_step(
     coefficients = component.before(state.components[name], coefficients)
 
   def observe(encoding):
-    return {
+    observed = {
       name: component.observe(encoding, coefficients)
       for name, component in components.items()
     }
+    return observed, health.of_latents(encoding)
 
-  (loss, (terms, observed)), grads = gradients(
+  (loss, (terms, (observed, latents_are_finite))), grads = gradients(
     observe, state.sae, x_BD, y_BD, coefficients
   )
+  fault = health.fault(
+    (x_BD, y_BD),
+    latents_are_finite & health.is_finite(health.small(state.sae)),
+    (loss, health.small(grads), optimizer.seen(grads, state.sae)),
+  )
+  after = state.health.after(state.step, fault, max_bad_batches)
+  goes_on = (fault == 0) & ~state.health.is_stopped(max_bad_batches)
   sae, opt_state = optimizer.step(
-    sharding.lie_by_rows(grads), state.opt_state, state.sae, numbers.rates
+    sharding.lie_by_rows(grads),
+    state.opt_state,
+    state.sae,
+    numbers.rates,
+    goes_on,
   )
   known = (terms['l0'], terms['squared_error'], terms['penalty'], warm)
   states = {
@@ -197,8 +219,11 @@ def train_step(
     'loss': loss,
     'sparsity_coeff': coefficients.sparsity_coeff,
     'dead_fraction': jnp.mean(coefficients.dead_M, dtype='float32'),
+    'bad_batches': after.bad_count.astype('float32'),
+    'fault': fault.astype('float32'),
   }
-  return TrainState(state.step + 1, sae, opt_state, states), metrics
+  states = health.choose(goes_on, states, state.components)
+  return TrainState(state.step + 1, sae, opt_state, states, after), metrics
 
 
 def objective_of(run: config_lib.RunConfig) -> Callable:
@@ -253,6 +278,7 @@ def step_of(
     components=components_of(run),
     optimizer=optimizer_of(run, mesh),
     sparsity_warmup_steps=run.objective.sparsity_warmup_steps,
+    max_bad_batches=run.train.max_bad_batches,
   )
 
   def step_on_rows(state, rows_BD, scale, numbers):

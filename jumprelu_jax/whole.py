@@ -32,8 +32,10 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
       file.flush()
       os.fsync(file.fileno())  # some file systems tell of a full disk only here
     os.replace(aside, path)
-  except BaseException:
+  except BaseException as error:
     aside.unlink(missing_ok=True)
+    if isinstance(error, OSError) and error.filename is None:
+      error.filename = str(path)  # what a full disk says comes without it
     raise
 
 

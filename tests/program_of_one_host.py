@@ -29,14 +29,15 @@ from configs import quickstart  # noqa: E402
 from jumprelu_jax import checkpoint  # noqa: E402
 from jumprelu_jax import config as config_lib  # noqa: E402
 from jumprelu_jax import loop  # noqa: E402
+from jumprelu_jax import preemption  # noqa: E402
 from jumprelu_jax import sharding  # noqa: E402
 
 save = checkpoint.Checkpointer.save
 
 
-def save_and_stop(self, step, state):
+def save_and_stop(self, step, *arguments):
   """Saves; ends the process if this is where it is to stop."""
-  save(self, step, state)
+  save(self, step, *arguments)
   if step == stop:
     os._exit(0)
 
@@ -66,7 +67,10 @@ def run_of(steps):
 
 checkpoint.Checkpointer.save = save_and_stop
 mesh = sharding.make_mesh(data, latent)
-state = loop.fit(run_of(steps), PlantedShards(), mesh, folder)
+try:
+  state = loop.fit(run_of(steps), PlantedShards(), mesh, folder)
+except preemption.PreemptedError:
+  sys.exit(preemption.EXIT_CODE)
 gather = jax.jit(lambda tree: tree, out_shardings=sharding.replicated(mesh))
 leaves = jax.device_get(jax.tree.leaves(gather(state)))
 if index == 0:

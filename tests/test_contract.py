@@ -15,6 +15,7 @@ from small_planted import PlantedShards
 from jumprelu_jax import architectures
 from jumprelu_jax import export
 from jumprelu_jax import loop
+from jumprelu_jax import members
 from jumprelu_jax import objectives
 from jumprelu_jax import ops
 from jumprelu_jax import sharding
@@ -179,7 +180,7 @@ FAST = {'xla_backend_optimization_level': 0}
 def few_steps(run, mesh, step_fn, state, steps=4):
   """Metrics of each step, and the state after the last."""
   shards = planted(run)
-  numbers = (loop.scale_of(shards), train.numbers_of(run))
+  numbers = (members.scale_of(shards), train.numbers_of(run))
   numbers = jax.device_put(numbers, sharding.replicated(mesh))
   found = []
   for step in range(steps):
@@ -266,7 +267,7 @@ def some_state(run, widths):
 
 def unit_rows_of(shards, index=0):
   """(x, y) of a shard as training sees them; y is x but for transcoders."""
-  rows_BD = jnp.asarray(shards.open(index) / loop.scale_of(shards))
+  rows_BD = jnp.asarray(shards.open(index) / members.scale_of(shards))
   return rows_BD[:, : shards.widths[0]], rows_BD[:, -shards.widths[-1] :]
 
 

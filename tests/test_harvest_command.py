@@ -134,9 +134,10 @@ def test_damage_of_every_store_is_found_by_verify(command, whole, tmp_path):
 
 
 def test_full_disk_names_the_shard_and_goes_on_after(command, whole, tmp_path):
-  with test_store_failures.small_disk(tmp_path / 'disk', 6_000_000) as disk:
-    ballast = disk / 'ballast'
-    ballast.write_bytes(bytes(5_700_000))
+  # A disk that has no room for more files is full, too, and only then.
+  with test_store_failures.small_disk(
+    tmp_path / 'disk', 6_000_000, files=60
+  ) as disk:
     folder = disk / 'stores'
     done = run(command(folder))
     assert done.returncode == 2, done.stderr
@@ -153,7 +154,22 @@ def test_full_disk_names_the_shard_and_goes_on_after(command, whole, tmp_path):
       assert store.open(named - 1)[:].tobytes() == (
         store_lib.Store(whole / site).open(named - 1)[:].tobytes()
       )
-    ballast.unlink()
+    test_store_failures.resize(disk, 10_000)
     done = run(command(folder))
     assert done.returncode == 0, done.stderr
     assert test_harvest.contents(folder) == test_harvest.contents(whole)
+
+
+def test_what_will_not_fit_is_refused_before_it_begins(command, tmp_path):
+  with test_store_failures.small_disk(tmp_path / 'disk', 200_000) as disk:
+    done = run(command(disk / 'stores'))
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    # 128 sequences of 16 tokens; float32 rows of 16, and 12 bytes of origin.
+    rows = 128 * 16 * (16 * 4 + 12)
+    assert f'rows of resid_post of layer 1 {rows:,}' in line
+    assert f'needs about {2 * rows + 128 * 16 * 4:,} bytes' in line
+    assert 'too few' in line
+    assert 'lower config.activations.sequences' in line
+    assert 'Nothing was written' in line
+    assert not (disk / 'stores').exists()

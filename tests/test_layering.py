@@ -11,17 +11,20 @@ PACKAGE = pathlib.Path(jumprelu_jax.__file__).parent
 LAYERS = (
   {
     'errors', 'shapes', 'progress', 'writer', 'embedded', 'kernels', 'whole',
-    'hosts',
+    'hosts', 'preemption', 'lock', 'seals', 'curve',
   },
   {'results', 'finished', 'comparison'},
   {'config', 'config_checks', 'text', 'ops', 'selection', 'metrics', 'sparse'},
-  {'sharding', 'sae', 'optim', 'checkpoint', 'lm'},
+  {'sharding', 'sae', 'health', 'optim', 'identity', 'checkpoint', 'lm'},
   {
     'objectives', 'components', 'architectures', 'export', 'activations',
-    'splicing', 'fused',
+    'splicing', 'fused', 'space',
   },
-  {'train', 'together', 'loop', 'evaluation', 'records', 'exchange'},
-  {'plot', 'inputs', 'sweeps', 'runs', 'api', 'random_sae'},
+  {
+    'train', 'together', 'members', 'monitor', 'loop', 'evaluation', 'records',
+    'exchange',
+  },
+  {'plot', 'inputs', 'needs', 'sweeps', 'runs', 'api', 'random_sae'},
   {'autointerp', 'ratings'},
 )  # fmt: skip
 LAYER = {name: i for i, names in enumerate(LAYERS) for name in names}

@@ -196,7 +196,9 @@ def test_joined_penalties_add_up_and_are_logged_apart():
   sae, x_BD = random_of(jumprelu.JumpReLU), random_rows()
   loss, (metrics, _) = loss_of('tanh+pre_activation+l0', sae, x_BD, NUMBERS)
   parts = ('squared_error', 'loss/tanh', 'loss/pre_activation', 'loss/l0')
-  assert set(metrics) == {*parts, 'l0', 'mean_threshold', 'penalty'}
+  assert set(metrics) == {
+    *parts, 'l0', 'mean_threshold', 'extreme_thresholds', 'penalty',
+  }  # fmt: skip
   assert min(metrics[part] for part in parts) > 0
   np.testing.assert_allclose(loss, sum(metrics[p] for p in parts), rtol=1e-6)
   # Lambda weighs two of them.

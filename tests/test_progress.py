@@ -60,7 +60,7 @@ def test_a_curve_that_goes_on_has_no_record_twice(tmp_path):
   curve.close()
   with (tmp_path / 'metrics.jsonl').open('a') as file:
     file.write('{"step": 40, "l')  # killed while it wrote
-  resumed = writer.CurveWriter(tmp_path, first_step=20)
+  resumed = writer.CurveWriter(tmp_path, writer.read_curve(tmp_path)[:2], 20)
   resumed.write(30, {'l0': 99.0})
   resumed.close()
   assert writer.read_curve(tmp_path) == [

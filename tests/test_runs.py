@@ -88,7 +88,7 @@ def test_an_sae_folder_holds_what_it_promises(finished, sweep):
   names = {path.name for path in folder.iterdir()}
   assert names == {
       'config.json', 'params.npz', 'evaluation.json', 'latents.npz',
-      'metrics.jsonl', 'tensorboard', 'checkpoints',
+      'metrics.jsonl', 'tensorboard', 'checkpoints', 'seal.json',
   }  # fmt: skip
   assert list((folder / 'tensorboard').iterdir())
   run = runs.load_run(folder)

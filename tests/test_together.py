@@ -99,10 +99,10 @@ def test_killed_between_two_members_checkpoints(
   folders = [tmp_path / f'killed_{i}' for i in range(4)]
   save, saved = checkpoint.Checkpointer.save, []
 
-  def save_some(self, step, state):
+  def save_some(self, step, *arguments):
     if len(saved) == 6:  # all of step 4, two of step 8
       raise KeyboardInterrupt
-    save(self, step, state)
+    save(self, step, *arguments)
     saved.append(step)
 
   with monkeypatch.context() as patched:

@@ -1,6 +1,7 @@
-"""What all launchers share: flags, and errors as one line."""
+"""What all launchers share: flags, errors as one line, SIGTERM."""
 
 from collections.abc import Callable
+import contextlib
 import sys
 
 from absl import app
@@ -11,6 +12,7 @@ from ml_collections import config_flags
 from jumprelu_jax import config as config_lib
 from jumprelu_jax import errors
 from jumprelu_jax import hosts
+from jumprelu_jax import preemption
 
 CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'Recipe, such as configs/quickstart.py.', lock_config=True
@@ -36,7 +38,9 @@ def run_config() -> config_lib.RunConfig:
 def run(main: Callable[[], None]) -> None:
   """Parses the flags and calls main(); the user's errors end with exit code 2.
 
-  An `errors.InputError`, from the flags or from main, is printed as one line.
+  An `errors.InputError`, from the flags or from main, is printed as one line,
+  and so is a disk that is full. Work that SIGTERM stopped ends with exit code
+  75, and says what it has kept.
   """
 
   def guarded(argv):
@@ -45,11 +49,31 @@ def run(main: Callable[[], None]) -> None:
       _fail(f'arguments {argv[1:]} are not flags; flags start with --.')
     try:
       hosts.start(_PROCESSES.value)
-      main()
+      with _hearing_preemption():
+        main()
     except errors.InputError as error:
       _fail(error)
+    except OSError as error:
+      if errors.of_writing(error) is not errors.DiskFullError:
+        raise
+      _fail(
+        f'{error.filename or "a file"} could not be written '
+        f'({error.strerror}). What was written before is complete and kept; '
+        'free some space and give the same command again: it goes on from '
+        'there.'
+      )
+    except preemption.PreemptedError as error:
+      _say('preempted', error)
+      sys.exit(preemption.EXIT_CODE)
 
   app.run(guarded, flags_parser=_parse)
+
+
+def _hearing_preemption():
+  """Of several processes JAX hears SIGTERM; of one, we do."""
+  if _PROCESSES.value == 'one':
+    return preemption.heard()
+  return contextlib.nullcontext()
 
 
 def _parse(argv):
@@ -65,5 +89,9 @@ def _parse(argv):
 
 
 def _fail(message):
-  print(f'error: {" ".join(str(message).split())}', file=sys.stderr)
+  _say('error', message)
   sys.exit(2)
+
+
+def _say(kind, message):
+  print(f'{kind}: {" ".join(str(message).split())}', file=sys.stderr)

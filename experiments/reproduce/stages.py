@@ -84,8 +84,8 @@ def run_at(preset, place, seed, store):
 
 def train(inputs, folder, named):
   """Trains and evaluates SAEs by name, in a folder of their own."""
-  runs.claim(folder, inputs.run)
-  return runs.run_all(inputs, named, folder)
+  with runs.claimed(folder, inputs.run):
+    return runs.run_all(inputs, named, folder)
 
 
 def tune(preset, store, workdir):

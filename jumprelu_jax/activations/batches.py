@@ -115,6 +115,23 @@ class Batches:
           filled = stop
     return out_BD
 
+  def where(self, step: int) -> str:
+    """Says which rows a batch is made of: epoch, shards, and rows of each."""
+    found, filled = {}, 0
+    with self._lock:
+      while filled < self._batch_size:
+        position = step * self._batch_size + filled
+        epoch, shard, offset = self._locate(position)
+        rows = min(self._batch_size - filled, int(self._rows[shard]) - offset)
+        slices = self._slices(epoch, shard, offset, rows)
+        found.setdefault((epoch, shard), []).extend(slices)
+        filled += rows
+    return '; '.join(
+      f'epoch {epoch}, shard {shard}, rows '
+      + ', '.join(f'{s.start}-{s.stop - 1}' for s in slices)
+      for (epoch, shard), slices in found.items()
+    )
+
   def close(self) -> None:
     """Opens no more shards; does not wait for one that is being opened."""
     self._thread.shutdown(wait=False, cancel_futures=True)

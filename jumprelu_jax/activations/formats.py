@@ -74,7 +74,7 @@ class Npy:
         np.lib.format.read_magic(file)
         got_shape, _, got_dtype = np.lib.format.read_array_header_1_0(file)
         offset = file.tell()
-    except ValueError as error:
+    except errors.OF_DAMAGED_ARRAYS as error:
       raise damaged(path, 'the header of a .npy file', error) from error
     if (got_shape, got_dtype) != expected:
       got = f'{list(got_shape)} of {got_dtype}'

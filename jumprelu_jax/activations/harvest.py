@@ -14,6 +14,7 @@ import os
 import numpy as np
 
 from jumprelu_jax import errors
+from jumprelu_jax import preemption
 from jumprelu_jax import progress
 from jumprelu_jax.activations import buckets
 from jumprelu_jax.activations import formats
@@ -51,6 +52,7 @@ def harvest(
     errors.InputError: a folder holds a store of something else; nothing is
       changed.
     errors.DiskFullError: no space is left; shards written before are usable.
+    preemption.PreemptedError: the process was asked to end; likewise.
   """
   for folder, description in stores.items():
     if store_lib.exists(folder):
@@ -113,12 +115,29 @@ class Live:
 
   def open(self, index: int) -> formats.Reader:
     """Returns the rows of a bucket, run through the model now."""
-    rows = buckets.make(self._plan, self._tap, index).rows
+    rows = buckets.make(self._plan, self._tap, index, _check_preemption).rows
     return rows[0] if len(rows) == 1 else np.concatenate(rows, axis=1)
+
+
+_KEPT = (
+  'the harvest was stopped on request; shards that are written are kept, and '
+  'the same command goes on from there.'
+)
+
+
+def _check_preemption(tokens):
+  """Between two batches of a bucket, the largest of which takes minutes."""
+  del tokens
+  preemption.check(_KEPT)
 
 
 def _make_and_write(plan, tap, indices, write):
   """Makes buckets; a thread writes one while the next is made."""
+
+  def on_batch(count):
+    _check_preemption(count)
+    bar.advance(count)
+
   tokens = sum(map(plan.tokens_of, indices))
   with (
     progress.track('harvest', tokens, 'tokens') as bar,
@@ -126,7 +145,7 @@ def _make_and_write(plan, tap, indices, write):
   ):
     writing = None
     for index in indices:
-      bucket = buckets.make(plan, tap, index, bar.advance)
+      bucket = buckets.make(plan, tap, index, on_batch)
       if writing is not None:
         writing.result()
       writing = writer.submit(write, index, bucket)

@@ -15,6 +15,7 @@ import os
 import numpy as np
 import xxhash
 
+from jumprelu_jax import seals
 from jumprelu_jax.activations import formats
 from jumprelu_jax.activations import places
 
@@ -127,7 +128,7 @@ def write(
   place: places.Local | places.Remote, index: int, sidecar: Sidecar
 ) -> None:
   """Writes the sidecar of a shard; raises OSError."""
-  content = json.dumps(dataclasses.asdict(sidecar)) + '\n'
+  content = json.dumps(seals.signed(dataclasses.asdict(sidecar))) + '\n'
   place.write(_name(index), content.encode())
 
 
@@ -160,7 +161,7 @@ def _name(index):
 
 def _parse(path, content, d_model):
   try:
-    raw = json.loads(content)
+    raw = seals.check_signed(json.loads(content))
     raw['sum_D'] = tuple(raw['sum_D'])
     sidecar = Sidecar(**raw)
   except (ValueError, TypeError, KeyError) as error:

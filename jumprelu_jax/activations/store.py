@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import io
 import json
 import os
@@ -182,7 +181,7 @@ class Store:
       raise errors.InputError(f'{path} is missing; {formats.remedy(path)}')
     try:
       origin_N3 = np.load(io.BytesIO(content), allow_pickle=False)
-    except (ValueError, EOFError) as error:
+    except errors.OF_DAMAGED_ARRAYS as error:
       raise formats.damaged(path, 'a .npy file', error) from error
     if origin_N3.shape != (sidecar.rows, 3):
       raise formats.damaged(path, [sidecar.rows, 3], list(origin_N3.shape))
@@ -360,13 +359,13 @@ def _read_description(place, folder):
 
 def _not_written(error, folder, what, size):
   """Returns the error of a write that failed, for want of space or else."""
-  is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+  kind = errors.of_writing(error)
+  is_full = kind is errors.DiskFullError
   free = places.at(folder).free_bytes()
   space = f'it needs about {size:,} bytes' + (
     '' if free is None else f' and {free:,} are free'
   )
   remedy = 'free some space' if is_full else 'mend that'
-  kind = errors.DiskFullError if is_full else errors.InputError
   return kind(
     f'{what} could not be written to {folder} ({error.strerror}): {space}. '
     'The shards written before are complete and usable; '

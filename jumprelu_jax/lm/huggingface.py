@@ -22,6 +22,7 @@ import tokenizers
 import xxhash
 
 from jumprelu_jax import errors
+from jumprelu_jax import seals
 from jumprelu_jax import sharding
 from jumprelu_jax.lm import gemma2
 from jumprelu_jax.lm import hf_config
@@ -96,6 +97,16 @@ def tokenizer_digest(folder: str | os.PathLike) -> str:
   """Returns a digest of tokenizer.json, for the record of what it made."""
   content = hf_weights.existing(pathlib.Path(folder) / _TOKENIZER).read_bytes()
   return xxhash.xxh3_128_hexdigest(content)
+
+
+def digests(folder: str | os.PathLike) -> dict[str, str]:
+  """Returns the checksum of each file that `load` and the tokenizer read."""
+  found = [
+    path
+    for pattern in ('*.json', '*.safetensors')
+    for path in pathlib.Path(folder).glob(pattern)
+  ]
+  return {path.name: seals.digest(path) for path in sorted(found)}
 
 
 def check_weights(

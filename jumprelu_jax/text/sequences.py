@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-import errno
 import itertools
 import os
 import pathlib
@@ -12,11 +11,11 @@ import time
 import numpy as np
 
 from jumprelu_jax import errors
+from jumprelu_jax import preemption
 from jumprelu_jax import progress
 from jumprelu_jax import whole
 
 _SECONDS_PER_LINE = 10.0
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 def write(
@@ -34,7 +33,9 @@ def write(
     max_rows: stop after this many; 0 writes all.
 
   Raises:
-    errors.InputError: there is no row, or no space for them.
+    errors.InputError: there is no row.
+    errors.DiskFullError: there is no space for them.
+    preemption.PreemptedError: the process was asked to end.
   """
   rows = itertools.islice(rows, max_rows or None)
   first = next(rows, None)
@@ -47,8 +48,8 @@ def write(
     with whole.replacing(path) as file:
       _write_rows(itertools.chain([first], rows), file, size)
   except OSError as error:
-    if error.errno in _NO_SPACE:
-      raise errors.InputError(
+    if errors.of_writing(error) is errors.DiskFullError:
+      raise errors.DiskFullError(
         f'{path} does not fit on its disk: no space was left after about '
         f'{size.bytes:,} bytes ({size.rows:,} sequences); make space, or take '
         'fewer sequences.'
@@ -70,8 +71,7 @@ def open(path: str | os.PathLike) -> np.ndarray:  # noqa: A001
   try:
     tokens_NL = np.load(path, mmap_mode='r', allow_pickle=False)
     is_whole = path.stat().st_size == tokens_NL.offset + tokens_NL.nbytes
-  # What np.load raises, and lacks: an .npz has no offset.
-  except (ValueError, EOFError, OSError, AttributeError) as error:
+  except errors.OF_DAMAGED_ARRAYS as error:  # an .npz has no offset, too
     raise errors.InputError(
       f'file of sequences {path} is damaged or no .npy file '
       f'({type(error).__name__}: {error}); remove it and make it anew.'
@@ -118,6 +118,9 @@ def _write_rows(rows, file, size):
   _write_header(file, 0, size)
   start = file.tell()
   for row_L in rows:
+    preemption.check(
+      'packing of text was stopped on request; the same command begins anew.'
+    )
     file.write(row_L.tobytes())
     size.add(row_L)
   file.seek(0)
