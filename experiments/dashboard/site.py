@@ -22,6 +22,7 @@ from experiments.dashboard import details
 from experiments.dashboard import overview
 from experiments.dashboard import search
 from jumprelu_jax import errors
+from jumprelu_jax import preemption
 from jumprelu_jax import progress
 from jumprelu_jax import whole
 from jumprelu_jax.records import schema
@@ -79,6 +80,9 @@ def write(
   num_latents = records.source.num_latents
   with progress.track('dashboard', num_latents, 'latents') as bar:
     for number, chunk in details.chunks(records, latents, examples):
+      preemption.check(
+        f'{out} was not finished; the same command writes it anew.'
+      )
       _give(out, f'latents/{number}', chunk)
       bar.advance(len(chunk['latents']))
   _write_pages(records.source, out)

@@ -12,6 +12,7 @@ import functools
 import numpy as np
 
 from jumprelu_jax import errors
+from jumprelu_jax import preemption
 from jumprelu_jax import progress
 from jumprelu_jax.autointerp import answers
 from jumprelu_jax.autointerp import lookup
@@ -90,6 +91,7 @@ async def run(
 
   Raises:
     errors.InputError: of `ask`, when nothing more will be answered.
+    preemption.PreemptedError: the process was asked to end.
   """
   tasks, failed, slots = [], [], asyncio.Semaphore(at_a_time)
 
@@ -107,6 +109,10 @@ async def run(
     try:
       for case in cases:
         await slots.acquire()
+        preemption.check(
+          'scoring was stopped on request; what was answered is kept, and the '
+          'same command goes on.'
+        )
         if failed:
           break
         tasks.append(asyncio.ensure_future(one(case)))

@@ -9,6 +9,7 @@ import time
 import jax
 import numpy as np
 
+from jumprelu_jax import preemption
 from jumprelu_jax import progress
 from jumprelu_jax.lm import sites
 from jumprelu_jax.lm import transformer
@@ -47,6 +48,7 @@ def gather(
 
   Raises:
     errors.InputError: the mesh does not divide the latents.
+    preemption.PreemptedError: the process was asked to end.
   """
   checkpoint, (N, L) = pathlib.Path(checkpoint), tokens_NL.shape
   done = state.restore(checkpoint) if checkpoint.exists() else 0
@@ -55,6 +57,10 @@ def gather(
   batches = encode.firings(model, sae, where, tokens_NL, mesh, done)
   with progress.track('records', N * L, 'tokens', done * L) as bar:
     for firings in batches:
+      preemption.check(
+        'the pass was stopped on request; the same command goes on from its '
+        'last checkpoint, half a million tokens or a minute back.'
+      )
       state.add(firings)
       bar.advance(firings.tokens_BL.size)
       done += len(firings.tokens_BL)
