@@ -29,6 +29,9 @@ _LIKE = flags.DEFINE_string(
 )
 _OUT = flags.DEFINE_string('out', None, 'Folder to write to.', required=True)
 _L0 = flags.DEFINE_float('l0', None, "L0; by default the trained SAE's.")
+_NUM_LATENTS = flags.DEFINE_integer(
+  'num_latents', None, "Latents; by default the trained SAE's."
+)
 _POSITIONS = flags.DEFINE_integer(
   'positions', 65_536, 'Of the held-out text, to set thresholds on.'
 )
@@ -40,6 +43,9 @@ def main():
   run = runs.load_run(like)
   trained, details = formats.load(like)
   l0 = details.l0 if _L0.value is None else _L0.value
+  num_latents = _NUM_LATENTS.value or trained.W_enc.shape[1]
+  if num_latents < 1:
+    raise errors.InputError(f'--num_latents={num_latents}: expected 1 or more.')
   if l0 is None:
     raise errors.InputError(
       f'--like={like} has no evaluation.json that says its L0; give --l0.'
@@ -55,9 +61,7 @@ def main():
   x_ND = random_sae.activations(
     inputs_lib.prepare(run).setting, _POSITIONS.value
   )
-  sae = random_sae.draw(
-    jax.random.key(_SEED.value), x_ND, trained.W_enc.shape[1], l0
-  )
+  sae = random_sae.draw(jax.random.key(_SEED.value), x_ND, num_latents, l0)
   whole.write_json(out / own.RUN, json.loads((like / own.RUN).read_text()))
   other = {'like': like.name, 'seed': _SEED.value, 'positions': len(x_ND)}
   details = dataclasses.replace(

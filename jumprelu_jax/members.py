@@ -94,7 +94,8 @@ class Member:
     self, step: int, state: train.TrainState, pending: list[dict[str, float]]
   ) -> None:
     """Saves a state, with the curve and with metrics since its last record."""
-    notes = {'records': self._records, 'pending': pending}
+    # A copy: notes are written while training, and the curve, go on.
+    notes = {'records': list(self._records), 'pending': pending}
     self.checkpointer.save(step, state, notes)
 
   def leave_out(self, step: int, fault: int, where: str, count: int) -> None:

@@ -437,8 +437,9 @@ def test_many_latents_are_usable_within_two_seconds(page, tmp_path):
   open_index(page, tmp_path / 'site')
   page.click('text=largest')
   page.fill('[name=token]', 'axk')
+  # Latents 72, 144, … of the 16,384; latent 0 never fires.
   page.wait_for_function(
-    'document.getElementById("found").textContent.startsWith("228 ")'
+    'document.getElementById("found").textContent.startsWith("227 ")'
   )
   took = time.monotonic() - start
   print(f'{MANY} latents: opened, sorted and searched in {took:.2f} s')

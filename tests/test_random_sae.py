@@ -67,9 +67,14 @@ def run(*args):
 
 
 def test_the_command_writes_what_evaluation_opens(tiny_run, tmp_path):
-  like, out = tmp_path / 'like', tmp_path / 'out'
+  like, out, text = (tmp_path / name for name in ('like', 'out', 'text.txt'))
   like.mkdir()
-  (like / 'config.json').write_text(json.dumps(tiny_run.to_dict()))
+  # Letters by chance: where text repeats itself activations are equal, and no
+  # threshold parts them.
+  letters = np.random.default_rng(0).choice(list('abcdefghijklm .'), 2000)
+  text.write_text(''.join(letters))
+  run_of_like = tiny_run.with_values({'text.heldout': str(text)})
+  (like / 'config.json').write_text(json.dumps(run_of_like.to_dict()))
   trained = released.SAE(
     *map(np.float32, (np.ones((16, 32)), np.ones(32), np.ones((32, 16)))),
     np.ones(16, 'float32'),
