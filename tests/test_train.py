@@ -1,5 +1,8 @@
 """The training step and loop: meshes, resume, recovery of a dictionary."""
 
+import time
+import types
+
 import jax
 from jax import numpy as jnp
 from jax.sharding import PartitionSpec as P
@@ -9,6 +12,7 @@ from small_planted import PlantedShards
 
 from jumprelu_jax import checkpoint
 from jumprelu_jax import loop
+from jumprelu_jax import seals
 from jumprelu_jax import sharding
 from jumprelu_jax import train
 from jumprelu_jax import writer
@@ -139,6 +143,22 @@ def test_sparsity_coefficient_warms_up_linearly(make_run):
     )
     seen.append(float(metrics['sparsity_coeff']))
   np.testing.assert_allclose(seen, [0, 0.5, 1, 1.5, 2, 2])
+
+
+def test_a_checkpoint_written_late_has_the_curve_of_its_step(
+  planted_run, tmp_path, monkeypatch
+):
+  def write_late(*arguments):
+    time.sleep(0.5)  # steps 6 and 8 are in the curve by then
+    seals.write(*arguments)
+
+  late = types.SimpleNamespace(**vars(seals) | {'write': write_late})
+  monkeypatch.setattr(checkpoint, 'seals', late)
+  loop.fit(planted_run, PlantedShards(), sharding.make_mesh(1, 1), tmp_path)
+  for step in (4, 8):
+    about = seals.read(tmp_path / 'checkpoints' / str(step))
+    steps = [record['step'] for record in about['notes']['records']]
+    assert steps == list(range(2, step + 1, 2))
 
 
 def test_interrupted_training_ends_bit_identical(planted_run, tmp_path):
