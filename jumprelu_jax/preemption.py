@@ -57,10 +57,11 @@ def heard() -> Iterator[None]:
 def unheard() -> Iterator[None]:
   """Lets SIGTERM end the process at once, as what has nothing to save wants.
 
-  To be entered by the main thread.
+  To be entered by the main thread; PreemptedError if it has come already.
   """
   before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
   try:
+    check('it came before there was anything to save')
     yield
   finally:
     signal.signal(signal.SIGTERM, before)

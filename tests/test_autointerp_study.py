@@ -2,7 +2,10 @@
 
 import asyncio
 import collections
+import json
+import os
 import re
+import signal
 
 import chat_server
 from chat_server import Reply
@@ -11,6 +14,7 @@ import pytest
 import small_world
 import written_records
 
+from jumprelu_jax import preemption
 from jumprelu_jax.autointerp import asking
 from jumprelu_jax.autointerp import cache as cache_lib
 from jumprelu_jax.autointerp import cases
@@ -71,6 +75,24 @@ def run(records, reader, path, measures=study.MEASURES, choice=CHOICE):
 @pytest.fixture(scope='module')
 def world(tmp_path_factory):
   return small_world.make(tmp_path_factory.mktemp('world') / 'r', more=12)
+
+
+def test_a_run_that_is_asked_to_end_keeps_its_answers(world, tmp_path):
+  asked = []
+
+  def answer(body):
+    asked.append(json.dumps(body))
+    if len(asked) == 9:
+      os.kill(os.getpid(), signal.SIGTERM)
+    return honest(body)
+
+  with preemption.heard(), pytest.raises(preemption.PreemptedError):
+    run(world, Model(answer), tmp_path / 'stopped')
+  stopped = len(asked)
+  again = run(world, Model(answer), tmp_path / 'stopped')
+  assert again == run(world, Model(honest), tmp_path / 'whole')
+  assert 9 <= stopped < len(asked)
+  assert len(asked) == len(set(asked))  # nothing was asked twice
 
 
 def check_all_end(rows):

@@ -443,3 +443,9 @@ def test_other_machines_get_in_with_a_warning_only(study, serve):
   done = run('serve', f'--study={study.folder}', f'--port={one.port}')
   assert done.returncode == 2
   assert 'give another --port' in done.stderr
+
+
+def test_a_server_that_is_asked_to_end_does(study, serve):
+  one = serve(f'--study={study.folder}', '--port=0')
+  one._process.terminate()
+  assert one._process.wait(60) == -signal.SIGTERM

@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import os
+import signal
 
 from jax import numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import records_reference
 
 from jumprelu_jax import errors
+from jumprelu_jax import preemption
 from jumprelu_jax import sharding
 from jumprelu_jax.lm import huggingface
 from jumprelu_jax.lm import sites
@@ -315,6 +318,14 @@ def test_a_killed_pass_ends_with_the_same_bits(model, tmp_path, monkeypatch):
     assert set(got.files) == set(want.files)
     for name in want.files:
       np.testing.assert_array_equal(got[name], want[name], err_msg=name)
+
+
+def test_a_pass_that_is_asked_to_end_does(model, tmp_path):
+  arguments = (model, random_sae(), WHERE, text(61), sharding.make_mesh(1, 1))
+  with preemption.heard():
+    os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(preemption.PreemptedError, match='goes on from its'):
+      gather.gather(new_state(SETTINGS), *arguments, tmp_path / 'state.npz')
 
 
 def test_a_hash_is_that_of_the_reference():

@@ -128,7 +128,9 @@ def test_length_must_leave_room_beside_bos(name):
     packing.PACKINGS[name]([], 1, bos_id=BOS, pad_id=PAD)
 
 
-@pytest.mark.parametrize('array', [np.asarray, jnp.asarray, jax.jit], ids=str)
+@pytest.mark.parametrize(
+  'array', [np.asarray, jnp.asarray, jax.jit], ids=['numpy', 'jax', 'jit']
+)
 def test_is_text_is_false_at_special_tokens(array):
   tokens_BL = np.asarray([[2, 5, 1], [4, 0, 3]], np.int32)
   want = [[False, True, False], [True, False, True]]

@@ -19,6 +19,7 @@ from absl import flags
 from experiments import launch
 from experiments.rate import analysis
 from jumprelu_jax import errors
+from jumprelu_jax import preemption
 from jumprelu_jax import progress
 from jumprelu_jax.ratings import design
 from jumprelu_jax.ratings import study as study_lib
@@ -57,7 +58,8 @@ def serve():
     raise errors.InputError(
       f"{error}; install what the pages need: pip install -e '.[interp]'."
     ) from error
-  server.serve(study, _HOST.value, _PORT.value)
+  with preemption.unheard():  # every answer is on the disk already
+    server.serve(study, _HOST.value, _PORT.value)
 
 
 def analyse():

@@ -21,7 +21,6 @@ from werkzeug import exceptions
 
 from experiments.rate import pages
 from jumprelu_jax import errors
-from jumprelu_jax import preemption
 from jumprelu_jax import progress
 from jumprelu_jax.ratings import answers
 from jumprelu_jax.ratings import study as study_lib
@@ -90,8 +89,7 @@ def serve(study: study_lib.Study, host: str, port: int) -> None:
   for name, number in sockets:
     name = f'[{name}]' if ':' in name else name
     progress.say(f'raters: http://{name}:{number}/ (Ctrl-C ends it)')
-  with preemption.unheard():  # every answer is on the disk already
-    server.run()
+  server.run()
 
 
 def is_loopback(host: str) -> bool:
