@@ -237,19 +237,20 @@ def test_a_weighted_interval_is_that_of_a_ratio():
 # Lookups.
 
 
+def unknown(*tokens):
+  return window(tokens, [0] * len(tokens))
+
+
 def test_tables_by_hand():
   some = [window([1, 2, 2], [0, 4, 2]), window([3, 2], [1, 6])]
   by_token = lookup.fit_tokens(some)
   # Of token 9 nothing is known: the mean of 0 4 2 1 6.
-  np.testing.assert_allclose(by_token(np.array([1, 2, 3, 9])), [0, 4, 1, 2.6])
+  np.testing.assert_allclose(by_token([unknown(1, 2, 3, 9)]), [0, 4, 1, 2.6])
   by_pair = lookup.fit_bigrams(some)
   # 1 and 3 begin a window; 2 after 1, 2 after 2, 2 after 3 are known; 2 that
   # begins a window and 1 after 2 are not, and 9 not even alone.
-  np.testing.assert_allclose(
-    by_pair(np.array([1, 2, 2, 1, 9])), [0, 4, 2, 0, 2.6]
-  )
-  np.testing.assert_allclose(by_pair(np.array([3, 2])), [1, 6])
-  np.testing.assert_allclose(by_pair(np.array([2, 3])), [4, 1])
+  given = [unknown(1, 2, 2, 1, 9), unknown(3, 2), unknown(2, 3)]
+  np.testing.assert_allclose(by_pair(given), [0, 4, 2, 0, 2.6, 1, 6, 4, 1])
 
 
 def test_an_indicator_of_a_token_is_all_in_its_table(world):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from collections.abc import Sequence
-import dataclasses
 
 import numpy as np
 import pyarrow as pa
@@ -51,11 +50,14 @@ class Background:
     activations_T = np.zeros(self._num_tokens)
     activations_T[place_F[low:high]] = activation_F[low:high]
     return [
-      dataclasses.replace(
-        self._windows[i], activations_L=activations_T[self._rows[i]].copy()
+      windows_lib.Window(
+        window.tokens_L,
+        activations_T[self._rows[i]],
+        sequence=window.sequence,
+        start=window.start,
       )
       for i in indices
-      if not taken.overlaps(self._windows[i])
+      if not taken.overlaps(window := self._windows[i])
     ]
 
 

@@ -14,8 +14,8 @@ import numpy as np
 
 from jumprelu_jax.autointerp.windows import Window
 
-#: Windows' tokens [L] → predicted activations [L].
-Lookup = Callable[[np.ndarray], np.ndarray]
+#: Windows → predicted activations of all their tokens, one after the other.
+Lookup = Callable[[Sequence[Window]], np.ndarray]
 
 _NO_TOKEN = -1  # before a window's first
 _SHIFT = 1 << 32
@@ -28,7 +28,7 @@ def fit_tokens(windows: Sequence[Window]) -> Lookup:
   """
   means = _means(_all_tokens(windows), _all_activations(windows))
   overall = float(_all_activations(windows).mean())
-  return lambda tokens_L: _look_up(means, tokens_L, overall)
+  return lambda some: _look_up(means, _all_tokens(some), overall)
 
 
 def fit_bigrams(windows: Sequence[Window]) -> Lookup:
@@ -38,9 +38,8 @@ def fit_bigrams(windows: Sequence[Window]) -> Lookup:
   window's first token, unless another window begins with it.
   """
   by_token = fit_tokens(windows)
-  pairs = np.concatenate([_pairs(window.tokens_L) for window in windows])
-  means = _means(pairs, _all_activations(windows))
-  return lambda tokens_L: _look_up(means, _pairs(tokens_L), by_token(tokens_L))
+  means = _means(_all_pairs(windows), _all_activations(windows))
+  return lambda some: _look_up(means, _all_pairs(some), by_token(some))
 
 
 #: Tables by the names of their scores.
@@ -55,11 +54,13 @@ def _all_activations(windows):
   return np.concatenate([window.activations_L for window in windows])
 
 
-def _pairs(tokens_L):
-  """Returns one number for each token and the one before it."""
-  tokens_L = np.asarray(tokens_L, 'int64')
-  before_L = np.append(_NO_TOKEN, tokens_L[:-1])
-  return before_L * _SHIFT + tokens_L
+def _all_pairs(windows):
+  """Returns one number for each token and the one before it in its window."""
+  tokens_T = _all_tokens(windows).astype('int64')
+  sizes = [len(window.tokens_L) for window in windows]
+  before_T = np.roll(tokens_T, 1)
+  before_T[np.cumsum(sizes) - sizes] = _NO_TOKEN
+  return before_T * _SHIFT + tokens_T
 
 
 def _means(keys_T, values_T):
@@ -67,7 +68,7 @@ def _means(keys_T, values_T):
   return keys_K, np.bincount(place_T, values_T) / np.bincount(place_T)
 
 
-def _look_up(means, keys_L, otherwise):
+def _look_up(means, keys_T, otherwise):
   keys_K, means_K = means
-  place_L = np.searchsorted(keys_K, keys_L).clip(max=len(keys_K) - 1)
-  return np.where(keys_K[place_L] == keys_L, means_K[place_L], otherwise)
+  place_T = np.searchsorted(keys_K, keys_T).clip(max=len(keys_K) - 1)
+  return np.where(keys_K[place_T] == keys_T, means_K[place_T], otherwise)

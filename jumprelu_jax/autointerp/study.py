@@ -152,9 +152,8 @@ async def score(case: Case, setting: Setting, ask: Ask | None) -> Row:
 def _lookup(case, name):
   """Returns a table's score, or the reason that there is none."""
   predict = lookup.LOOKUPS[name](case.fitting)
-  predicted = [predict(window.tokens_L) for window in case.scoring]
   try:
-    return scores.pearson(np.concatenate(predicted), _truth(case))
+    return scores.pearson(predict(case.scoring), _truth(case))
   except reasons.Unscored as reason:
     return reason
 
