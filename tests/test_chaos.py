@@ -5,9 +5,12 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 ROOT = pathlib.Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_killed_six_times_ends_bit_identical(tmp_path):
   arguments = ['--kills=6', '--minutes=2', f'--workdir={tmp_path}']
   done = subprocess.run(

@@ -430,6 +430,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
     del args
 
 
+@pytest.mark.slow
 def test_many_latents_are_usable_within_two_seconds(page, tmp_path):
   small_records.write(tmp_path / 'records', MANY, examples=False)
   site.write(schema.read(tmp_path / 'records'), tmp_path / 'site')

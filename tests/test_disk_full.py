@@ -149,6 +149,7 @@ def real_disk(run, disk):
   assert len({str(error).split(':')[0] for error in full}) > 4, full
 
 
+@pytest.mark.slow
 def test_a_real_disk_that_is_full_at_many_places(run, tmp_path):
   if os.geteuid() == 0:
     with test_store_failures.small_disk(

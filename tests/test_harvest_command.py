@@ -84,6 +84,7 @@ def whole(command, tmp_path_factory):
   return folder
 
 
+@pytest.mark.slow
 def test_killed_harvest_ends_byte_identical(command, whole, tmp_path):
   rng = np.random.default_rng()
   last = len(store_lib.Store(whole / SITES[0]).rows_per_shard)

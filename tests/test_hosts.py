@@ -67,12 +67,14 @@ def assert_near(got, want):
 
 
 @pytest.mark.parametrize('mesh', [(2, 2), (4, 1), (1, 4)], ids=str)
+@pytest.mark.slow
 def test_two_processes_train_what_one_does(mesh, alone, tmp_path):
   finish(start(2, mesh, tmp_path))
   assert_near(leaves(tmp_path), alone)
 
 
 @pytest.mark.parametrize('hosts_mesh', [(1, (1, 1)), (1, (4, 1)), (2, (1, 4))])
+@pytest.mark.slow
 def test_a_run_goes_on_with_other_hosts(hosts_mesh, alone, tmp_path):
   finish(start(2, (2, 2), tmp_path, stop=4))
   assert not (tmp_path / 'leaves.npz').exists()
@@ -80,6 +82,7 @@ def test_a_run_goes_on_with_other_hosts(hosts_mesh, alone, tmp_path):
   assert_near(leaves(tmp_path), alone)
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_others(alone, tmp_path):
   """Within a minute, with a line that says so; and the run goes on."""
   processes = start(2, (2, 2), tmp_path, steps=100_000)

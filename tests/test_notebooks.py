@@ -32,6 +32,7 @@ def num_pictures(notebook):
 
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.slow
 def test_runs(path, monkeypatch):
   # The kernel is a process of its own, with one device, as a reader's is.
   monkeypatch.setenv('PYTHONPATH', f'{ROOT}{os.pathsep}.')

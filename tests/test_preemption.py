@@ -116,6 +116,7 @@ def signalled(arguments, is_time, number=signal.SIGTERM):
   return process.returncode, said
 
 
+@pytest.mark.slow
 def test_a_sweep_ends_with_75_and_goes_on(overrides, tmp_path):
   whole, stopped = tmp_path / 'whole', tmp_path / 'stopped'
   done = test_launchers.run('sweep', *overrides, f'--workdir={whole}')
@@ -178,6 +179,7 @@ def test_a_harvest_ends_between_batches(tiny_run, tmp_path, monkeypatch):
   assert store_lib.Store(tmp_path / 'resid_post_1').is_complete
 
 
+@pytest.mark.slow
 def test_processes_stop_at_one_step_and_go_on(tmp_path):
   """JAX tells all of them where, though only one is sent the signal."""
   alone = tmp_path / 'alone'
