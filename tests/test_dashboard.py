@@ -18,6 +18,7 @@ from experiments.dashboard import site
 from jumprelu_jax import errors
 from jumprelu_jax.records import schema
 
+pytestmark = pytest.mark.browser
 NUM_LATENTS = 250
 MANY = 16_384
 TEXTS = small_records.texts()
@@ -430,7 +431,6 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
     del args
 
 
-@pytest.mark.slow
 def test_many_latents_are_usable_within_two_seconds(page, tmp_path):
   small_records.write(tmp_path / 'records', MANY, examples=False)
   site.write(schema.read(tmp_path / 'records'), tmp_path / 'site')

@@ -24,6 +24,7 @@ import rated_records
 from jumprelu_jax.ratings import answers
 from jumprelu_jax.ratings import study as study_lib
 
+pytestmark = pytest.mark.browser
 ROOT = pathlib.Path(__file__).parent.parent
 RATERS = ('ann', 'Bo B.')
 
@@ -174,7 +175,6 @@ def item_of(page):
   return page.url.rsplit('/', 1)[1]
 
 
-@pytest.mark.slow
 def test_two_raters_and_a_killed_server(records, tmp_path, serve):
   where, seen, wire = tmp_path / 'study', Seen(), Wire()
   first = serve(
@@ -360,7 +360,6 @@ def test_pages_work_without_scripts(records, tmp_path, serve):
   assert (answer.item, answer.explanation) == (item, '<b>winter</b>')
 
 
-@pytest.mark.slow
 def test_nothing_that_was_told_is_lost_by_kills(records, tmp_path, serve):
   """A rater answers without pause while the server is killed, twice."""
   where, told = tmp_path / 'study', []
