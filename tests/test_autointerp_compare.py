@@ -135,8 +135,9 @@ def test_odds_are_the_closed_form_of_a_table(tmp_path):
   saes = compare.read(
     [
       save(tmp_path / 'a', above(30, 100)),
-      save(tmp_path / 'b', above(12, 80), architecture='gated'),
-      save(tmp_path / 'c', above(33, 100), architecture='topk'),
+      # Of one SAE each, L0 cannot be told from the architecture: no term.
+      save(tmp_path / 'b', above(12, 80), architecture='gated', l0=11.0),
+      save(tmp_path / 'c', above(33, 100), architecture='topk', l0=10.5),
       save(tmp_path / 'd', above(0, 50), architecture='random'),
     ]
   )

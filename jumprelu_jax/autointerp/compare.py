@@ -163,16 +163,11 @@ def _fit(samples, names):
   # Optional: nothing else needs it.
   from statsmodels.api import Logit
 
-  columns = [[1.0, *_terms(sae, names)] for sae, _ in samples]
-  controls = _controls([sae for sae, _ in samples])
-  X = np.concatenate(
-    [
-      np.tile([*column, *control], (len(y), 1))
-      for column, control, (_, y) in zip(
-        columns, controls, samples, strict=True
-      )
-    ]
+  saes = [sae for sae, _ in samples]
+  columns_SP = _identified(
+    np.array([[1.0, *_terms(sae, names)] for sae in saes]), _controls(saes)
   )
+  X = np.repeat(columns_SP, [len(y) for _, y in samples], axis=0)
   y = np.concatenate([y for _, y in samples]).astype(float)
   fit = Logit(y, X).fit(disp=False)
   intervals = fit.conf_int(alpha=0.05)
@@ -192,14 +187,27 @@ def _terms(sae, names):
 
 
 def _controls(saes):
-  """Returns what else an SAE's latents share, by columns that differ."""
+  """Returns what else an SAE's latents share, a row for each SAE."""
   log_l0 = np.log([sae.about['l0'] for sae in saes])
   columns = [log_l0 - log_l0.mean()]
   places = list(_groups(saes, PLACE))
   of = [tuple(sae.about[name] for name in PLACE) for sae in saes]
   columns += [[float(one == place) for one in of] for place in places[1:]]
-  columns = [column for column in columns if np.ptp(column) > 0]
-  return np.array(columns).T.reshape(len(saes), len(columns))
+  return np.array(columns).T
+
+
+def _identified(terms_SP, controls_SQ):
+  """Returns terms and those controls that the SAEs can tell from them.
+
+  With one SAE of each architecture none can: what their L0s differ in is then
+  in the odds, and matching L0 is the choice of SAEs.
+  """
+  kept = terms_SP
+  for column_S in controls_SQ.T:
+    wider = np.column_stack([kept, column_S])
+    if np.linalg.matrix_rank(wider) == wider.shape[1]:
+      kept = wider
+  return kept
 
 
 def _averages(saes, measure):
