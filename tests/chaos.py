@@ -334,7 +334,8 @@ class Chaos:
   def _judge(self, code, process):
     said = process.said()
     fine = code in (0, 75, -signal.SIGKILL, -signal.SIGTERM)
-    full = code == 2 and ('No space left' in said or 'too few' in said)
+    words = 'no space', 'too few'
+    full = code == 2 and any(word in said.lower() for word in words)
     if not fine and not full:
       raise RuntimeError(f'a sweep ended with code {code}: {said}')
 
