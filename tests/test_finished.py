@@ -38,10 +38,11 @@ def test_rows_are_joined_with_their_folders(run):
   assert first['fvu'] == 0.2
 
 
-def test_the_table_has_the_last_word(run):
+def test_a_table_that_says_what_was_not_measured_is_refused(run):
   path = run / 'sae_0' / 'evaluation.json'
   path.write_text(json.dumps(json.loads(path.read_text()) | {'fvu': 0.9}))
-  assert finished.read([run])[0]['fvu'] == 0.2
+  with pytest.raises(errors.InputError, match=r'fvu=0.2 where .* has 0.9'):
+    finished.read([run])
 
 
 def test_a_row_without_a_folder_is_read(run):
@@ -56,7 +57,8 @@ def test_a_row_without_a_folder_is_read(run):
 def test_a_row_is_not_joined_with_another_seed(run):
   path = run / 'sae_0' / 'evaluation.json'
   path.write_text(json.dumps(json.loads(path.read_text()) | {'seed': 1}))
-  assert finished.read([run])[0]['folder'] is None
+  with pytest.raises(errors.InputError, match='which no SAE there is'):
+    finished.read([run])
 
 
 def test_columns_of_later_versions_are_kept(run):

@@ -196,6 +196,7 @@ def test_two_raters_and_a_killed_server(records, tmp_path, serve):
 
     # Ann uses keys alone; what she types is not taken for an answer.
     given = {('ann', item_of(ann)): ('yes', 'many moons, no yaks')}
+    ann.wait_for_load_state()
     ann.keyboard.press('y')
     ann.keyboard.type('many moons, no yaks')
     ann.keyboard.press('Enter')
@@ -206,6 +207,7 @@ def test_two_raters_and_a_killed_server(records, tmp_path, serve):
     choose(bo, 'Maybe')
     with bo.expect_response(lambda r: r.request.method == 'POST'):
       bo.get_by_role('radio', name='No').check()
+    ann.wait_for_load_state()
     first.kill()
     ann.keyboard.press('m')
     for page in (ann, bo):
@@ -254,11 +256,12 @@ def finish(page, rater, given):
   )
   assert page.locator('tbody tr').count() == 6
   page.get_by_role('link', name='1', exact=True).click()
+  for number, key in ((1, 'ArrowRight'), (2, 'ArrowLeft')):
+    sync_api.expect(page).to_have_title(f'Latent {number} of 6')
+    page.wait_for_load_state()  # a title is there before the keys are
+    page.keyboard.press(key)
   sync_api.expect(page).to_have_title('Latent 1 of 6')
-  page.keyboard.press('ArrowRight')
-  sync_api.expect(page).to_have_title('Latent 2 of 6')
-  page.keyboard.press('ArrowLeft')
-  sync_api.expect(page).to_have_title('Latent 1 of 6')
+  page.wait_for_load_state()
   old = given[rater, item_of(page)]
   sync_api.expect(page.get_by_label('What it fires on')).to_have_value(old[1])
   sync_api.expect(page.get_by_role('radio', checked=True)).to_have_value(old[0])
