@@ -79,6 +79,8 @@ SITES = [
   ('latents.npz', 0),
   ('evaluation.json', 0),
   ('results.csv', 0),
+  ('pareto.png', 0),
+  ('pareto.pdf', 0),
 ]
 
 

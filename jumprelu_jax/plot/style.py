@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
+import io
 import os
 import pathlib
 import textwrap
@@ -22,6 +23,7 @@ from matplotlib import ticker
 import numpy as np
 
 from jumprelu_jax import results
+from jumprelu_jax import whole
 
 COLUMN, PAGE = 3.4, 7.0
 
@@ -103,14 +105,17 @@ def figure(width: float, height: float) -> mpl_figure.Figure:
 def save(
   figure: mpl_figure.Figure, folder: str | os.PathLike, name: str
 ) -> None:
-  """Writes `name`.png and .pdf."""
-  folder = pathlib.Path(folder)
-  folder.mkdir(parents=True, exist_ok=True)
-  with look():
-    figure.savefig(folder / f'{name}.png', dpi=_DPI)
-    # Without a date, so that the same numbers give the same bytes.
-    metadata = {'CreationDate': None}
-    figure.savefig(folder / f'{name}.pdf', metadata=metadata)
+  """Writes `name`.png and .pdf, each whole or not at all."""
+  # Without a date, so that the same numbers give the same bytes.
+  undated = {'CreationDate': None}
+  kinds = {'png': {'dpi': _DPI}, 'pdf': {'metadata': undated}}
+  for kind, options in kinds.items():
+    # In memory: matplotlib's writers fail in odd ways where a disk is full.
+    drawn = io.BytesIO()
+    with look():
+      figure.savefig(drawn, format=kind, **options)
+    with whole.replacing(pathlib.Path(folder) / f'{name}.{kind}') as file:
+      file.write(drawn.getbuffer())
 
 
 def save_with_table(
