@@ -3,12 +3,14 @@
 import dataclasses
 import math
 import os
+import shutil
 import signal
 
 from jax import numpy as jnp
 import numpy as np
 import pytest
 import records_reference
+import test_corrupted
 
 from jumprelu_jax import errors
 from jumprelu_jax import preemption
@@ -143,6 +145,22 @@ def check_rows(table, rows):
       if isinstance(got, list) and got and isinstance(got[0], dict):
         got = [tuple(pair.values()) for pair in got]
       np.testing.assert_allclose(got, want, rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize(
+  'name', [f'{n}.parquet' for n in schema.NAMES] + ['records.json', 'seal.json']
+)
+def test_a_damaged_file_is_told_of(case, tmp_path, name):
+  folder = shutil.copytree(case[0].folder, tmp_path / 'records')
+
+  def read():
+    found = schema.read(folder)
+    tables = found.latents(), found.examples(range(M)), found.background()
+    rows = [table.to_pylist() for table in tables]
+    return repr([found.source, found.texts.tolist(), *rows])
+
+  kind = test_corrupted.Kind(folder / name, 20, read)
+  test_corrupted.check(f'records: {name}', kind)
 
 
 def test_latents_equal_the_reference(case):

@@ -6,6 +6,7 @@
                           latent, stratum, and activation from large to small
   DIR/background.parquet  windows drawn without regard to any latent, with all
                           latents that fire in them
+  DIR/seal.json           checksums of all these, and what records.json says
   DIR/records.json        a `Source`; written last, so a folder that holds it
                           is whole
 
@@ -35,6 +36,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from jumprelu_jax import errors
+from jumprelu_jax import seals
 
 VERSION = 1
 NAMES = ('tokens', 'latents', 'examples', 'background')
@@ -177,7 +179,7 @@ def read(folder: str | os.PathLike) -> Records:
   """Opens a folder of records.
 
   Raises:
-    errors.InputError: it is not whole, or of another version.
+    errors.InputError: it is not whole, damaged, or of another version.
   """
   folder = pathlib.Path(folder)
   path = folder / SOURCE
@@ -187,9 +189,10 @@ def read(folder: str | os.PathLike) -> Records:
       'finished.'
     )
   try:
-    found = json.loads(path.read_text())
+    found = json.loads(path.read_bytes())
     version = found['version']
     if version == VERSION:
+      _check_seal(folder, found)
       found['edges'] = tuple(found['edges'])
       return Records(folder, Source(**found))
   except (ValueError, KeyError, TypeError) as error:
@@ -198,3 +201,9 @@ def read(folder: str | os.PathLike) -> Records:
     f'{path} is of version {version}; expected {VERSION}. Make the records '
     'again with experiments.records.'
   )
+
+
+def _check_seal(folder, found):
+  """Raises ValueError if a file is not what was sealed."""
+  if (folder / seals.NAME).exists() and seals.read(folder) != found:
+    raise seals.BrokenSealError('it is not what was sealed')

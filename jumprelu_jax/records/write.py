@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
+from jumprelu_jax import seals
 from jumprelu_jax import whole
 from jumprelu_jax.lm import sites
 from jumprelu_jax.lm import transformer
@@ -62,7 +63,9 @@ def write(
     (columns.examples(state, block, tokens_NL) for block in blocks),
   )
   _write(folder, 'background', [columns.background(state, tokens_NL)])
-  whole.write_json(folder / schema.SOURCE, dataclasses.asdict(source))
+  about = dataclasses.asdict(source)
+  seals.write(folder, about, [f'{name}.parquet' for name in schema.NAMES])
+  whole.write_json(folder / schema.SOURCE, about)
 
 
 def describe(state: state_lib.State, **known: str | int) -> schema.Source:
