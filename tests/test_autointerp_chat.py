@@ -287,6 +287,21 @@ def test_no_question_is_asked_twice(tmp_path):
   assert second.count == 1
 
 
+def test_a_full_disk_is_told_of_and_the_answers_before_it_are_kept(tmp_path):
+  cache = cache_lib.Cache(tmp_path / 'answers.sqlite')
+  cache.put('first', 'a question', requests.Answer('an answer'))
+  (pages,) = cache._file.execute('PRAGMA page_count').fetchone()
+  cache._file.execute(f'PRAGMA max_page_count = {pages}')
+  long = requests.Answer('long ' * 10_000)
+  with pytest.raises(errors.DiskFullError, match='answers.sqlite: no space'):
+    cache.put('second', 'a question', long)
+  assert cache.get('first').text == 'an answer'
+  assert cache.get('second') is None
+  cache._file.execute('PRAGMA max_page_count = 1000')
+  cache.put('second', 'a question', long)
+  assert cache.get('second') == long
+
+
 @pytest.mark.parametrize(
   ('identity', 'values'),
   [

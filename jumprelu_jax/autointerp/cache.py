@@ -44,6 +44,7 @@ class Cache:
       errors.InputError: it cannot be made, or is something else.
     """
     path, self._ignored = pathlib.Path(path), frozenset(ignored)
+    self._path = path
     try:
       path.parent.mkdir(parents=True, exist_ok=True)
       # Every statement is a transaction of its own.
@@ -66,7 +67,11 @@ class Cache:
     return None if is_ignored else answer
 
   def put(self, key: str, request: str, answer: Answer) -> None:
-    """Keeps an answer, on the disk when this returns."""
+    """Keeps an answer, on the disk when this returns.
+
+    Raises:
+      errors.DiskFullError: no space is left for it.
+    """
     row = (
       key,
       request,
@@ -77,7 +82,18 @@ class Cache:
       answer.tokens_out,
     )
     marks = ', '.join('?' * len(row))
-    self._file.execute(f'INSERT OR REPLACE INTO answers VALUES ({marks})', row)
+    try:
+      self._file.execute(
+        f'INSERT OR REPLACE INTO answers VALUES ({marks})', row
+      )
+    except sqlite3.OperationalError as error:
+      if 'full' not in str(error):
+        raise
+      raise errors.DiskFullError(
+        f'{self._path}: no space is left for an answer ({error}); those before '
+        'it are kept. Free some space and give the same command again: it goes '
+        'on from there.'
+      ) from error
 
   def close(self) -> None:
     """Closes the file."""
