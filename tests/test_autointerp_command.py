@@ -15,6 +15,7 @@ import pytest
 import small_world
 import test_autointerp_study as study_tests
 
+pytestmark = pytest.mark.slow  # whole commands
 ROOT = pathlib.Path(__file__).parent.parent
 MEASURES = 'token_lookup,simulation,detection'
 

@@ -21,6 +21,7 @@ from jumprelu_jax import sweeps
 from jumprelu_jax import whole as whole_lib
 from jumprelu_jax import writer
 
+pytestmark = pytest.mark.slow  # whole commands
 ROOT = pathlib.Path(__file__).parents[1]
 SAE = 'jumprelu_l0_0.01'
 
@@ -151,7 +152,6 @@ def real_disk(run, disk):
   assert len({str(error).split(':')[0] for error in full}) > 4, full
 
 
-@pytest.mark.slow
 def test_a_real_disk_that_is_full_at_many_places(run, tmp_path):
   if os.geteuid() == 0:
     with test_store_failures.small_disk(

@@ -9,6 +9,7 @@ import sys
 import pytest
 import small_results
 
+pytestmark = pytest.mark.slow  # whole commands
 ROOT = pathlib.Path(__file__).parent.parent
 FRONTS = {
   'delta_lm_loss',

@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.slow  # whole commands
 ROOT = pathlib.Path(__file__).parent.parent
 
 
@@ -55,7 +56,6 @@ def outcome(workdir):
   return (workdir / 'results.csv').read_bytes(), arrays
 
 
-@pytest.mark.slow
 def test_killed_sweep_ends_bit_identical(overrides, tmp_path):
   whole, killed = tmp_path / 'whole', tmp_path / 'killed'
   done = run('sweep', *overrides, f'--workdir={whole}')
@@ -100,7 +100,6 @@ def test_killed_sweep_ends_bit_identical(overrides, tmp_path):
   assert again.read_text().splitlines() == table.decode().splitlines()[:2]
 
 
-@pytest.mark.slow
 def test_train_makes_one_sae(overrides, tmp_path):
   workdir = tmp_path / 'one'
   flags = [*overrides, '--config.train.steps=100', f'--workdir={workdir}']

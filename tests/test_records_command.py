@@ -22,6 +22,7 @@ from jumprelu_jax.records import state
 from jumprelu_jax.sae import maps
 from jumprelu_jax.sae import released
 
+pytestmark = pytest.mark.slow  # whole commands
 ROOT = pathlib.Path(__file__).parent.parent
 SETTINGS = state.Settings(top=3, sampled=5, width=6)
 SMALL = [
@@ -74,7 +75,7 @@ def test_a_dashboard_from_a_trained_sae(trained, tmp_path, tiny_run):
   assert (tmp_path / 'index.html').is_file()
   assert sorted(p.name for p in (tmp_path / 'records').iterdir()) == [
     'background.parquet', 'examples.parquet', 'latents.parquet',
-    'records.json', 'request.json', 'tokens.parquet',
+    'records.json', 'request.json', 'seal.json', 'tokens.parquet',
   ]  # fmt: skip
   # Again: the records are used as they are.
   before = (tmp_path / 'records/latents.parquet').stat().st_mtime_ns

@@ -19,6 +19,7 @@ from jumprelu_jax import loop
 from jumprelu_jax import train
 from jumprelu_jax.lm import sites
 
+pytestmark = pytest.mark.slow  # whole commands
 JUMPRELU = presets.Kind(
   'jumprelu', 'l0', (1e-1, 1e-3), own=({'objective.bandwidth': 0.05},)
 )
