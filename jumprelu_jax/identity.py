@@ -32,14 +32,22 @@ def of_raw(raw: Mapping[str, Any]) -> dict[str, Any]:
   return {k: v for k, v in flat.items() if k not in _MAY_DIFFER}
 
 
-def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
-  """Returns 'key: this there, that now; …'; '' where there are none."""
+def differences(
+  theirs: Mapping[str, Any], ours: Mapping[str, Any], now: str = 'now'
+) -> str:
+  """Returns 'key: this there, that now; …'; '' where there are none.
+
+  Args:
+    theirs: what was found.
+    ours: what it is held against.
+    now: the word for the latter, such as 'wanted'.
+  """
 
   def shown(values, key):
     return repr(values[key]) if key in values else 'nothing'
 
   return '; '.join(
-    f'{key}: {shown(theirs, key)} there, {shown(ours, key)} now'
+    f'{key}: {shown(theirs, key)} there, {shown(ours, key)} {now}'
     for key in sorted(theirs.keys() | ours.keys())
     if (key in theirs) != (key in ours) or theirs.get(key) != ours.get(key)
   )

@@ -19,6 +19,7 @@ from jumprelu_jax import config as config_lib
 from jumprelu_jax import embedded
 from jumprelu_jax import errors
 from jumprelu_jax import evaluation
+from jumprelu_jax import identity
 from jumprelu_jax import metrics
 from jumprelu_jax import seals
 from jumprelu_jax import sharding
@@ -209,18 +210,14 @@ class Inputs:
     }
     if path.exists():
       found = _read_signed(beside)
-      differing = [
-        f'{key}: {found.get(key)!r} there, {value!r} wanted'
-        for key, value in wanted.items()
-        if found.get(key) != value
-      ]
-      if differing:
+      digest = found.pop('sequences_checksum', None)
+      if differing := identity.differences(found, wanted, 'wanted'):
         raise errors.InputError(
-          f'{path} holds sequences of something else ({"; ".join(differing)}); '
-          'name another folder, or delete this file.'
+          f'{path} holds sequences of something else ({differing}); name '
+          'another folder, or delete this file.'
         )
-      if 'sequences_checksum' in found:
-        _check_digest(path, found['sequences_checksum'])
+      if digest:
+        _check_digest(path, digest)
         return
       # Killed before the checksum was written: they are packed again.
     _write_signed(beside, wanted)  # fails here if it cannot be written

@@ -12,6 +12,7 @@ from jumprelu_jax import api
 from jumprelu_jax import config as config_lib
 from jumprelu_jax import embedded
 from jumprelu_jax import errors
+from jumprelu_jax import identity
 from jumprelu_jax import inputs as inputs_lib
 from jumprelu_jax import runs
 from jumprelu_jax import whole
@@ -205,15 +206,10 @@ def _claim(out, wanted):
   path = out / _REQUEST
   if path.is_file():
     found = json.loads(path.read_text())
-    differing = [
-      f'{key}: {found.get(key)!r} there, {value!r} wanted'
-      for key, value in wanted.items()
-      if found.get(key) != value
-    ]
-    if differing:
+    if differing := identity.differences(found, wanted, 'wanted'):
       raise errors.InputError(
-        f'--out={out} holds records of something else '
-        f'({"; ".join(differing)}); give another folder.'
+        f'--out={out} holds records of something else ({differing}); give '
+        'another folder.'
       )
     return (out / schema.SOURCE).is_file()
   if out.exists() and (not out.is_dir() or any(out.iterdir())):

@@ -17,6 +17,7 @@ import os
 import numpy as np
 
 from jumprelu_jax import errors
+from jumprelu_jax import identity
 from jumprelu_jax import shapes
 from jumprelu_jax.activations import formats
 from jumprelu_jax.activations import places
@@ -204,16 +205,11 @@ class Store:
 
   def check_is_of(self, description: Description) -> None:
     """Raises errors.InputError if the store is of something else."""
-    wanted = dataclasses.asdict(description)
-    differing = [
-      f'{name}: {found!r} there, {wanted[name]!r} wanted'
-      for name, found in dataclasses.asdict(self.description).items()
-      if found != wanted[name]
-    ]
-    if differing:
+    found, wanted = map(dataclasses.asdict, (self.description, description))
+    if differing := identity.differences(found, wanted, 'wanted'):
       raise errors.InputError(
-        f'{self._folder} holds a store of something else '
-        f'({"; ".join(differing)}); name another folder, or delete this one.'
+        f'{self._folder} holds a store of something else ({differing}); name '
+        'another folder, or delete this one.'
       )
 
   def _path(self, index):

@@ -23,6 +23,7 @@ import re
 import numpy as np
 
 from jumprelu_jax import errors
+from jumprelu_jax import identity
 from jumprelu_jax import whole
 from jumprelu_jax.ratings import design
 from jumprelu_jax.ratings import windows
@@ -202,17 +203,11 @@ def _from_json(folder, found):
 
 def _check_same(study, asked):
   """Raises InputError, with the differences, if other settings are asked."""
-  there = dataclasses.asdict(study.settings)
-  differences = [
-    f'{name}: {there[name]!r} there, {value!r} now'
-    for name, value in asked.items()
-    if there[name] != value
-  ]
-  if differences:
+  there = {name: getattr(study.settings, name) for name in asked}
+  if differing := identity.differences(there, asked):
     raise errors.InputError(
-      f'{study.folder} holds a study with other settings '
-      f'({"; ".join(differences)}); give another --study, or leave them out to '
-      'go on with it.'
+      f'{study.folder} holds a study with other settings ({differing}); give '
+      'another --study, or leave them out to go on with it.'
     )
 
 
