@@ -44,8 +44,7 @@ def main():
   trained, details = formats.load(like)
   l0 = details.l0 if _L0.value is None else _L0.value
   num_latents = _NUM_LATENTS.value or trained.W_enc.shape[1]
-  if num_latents < 1:
-    raise errors.InputError(f'--num_latents={num_latents}: expected 1 or more.')
+  errors.check_least(1, {'--num_latents': num_latents})
   if l0 is None:
     raise errors.InputError(
       f'--like={like} has no evaluation.json that says its L0; give --l0.'

@@ -1,5 +1,6 @@
 """The one kind of error that is the user's to mend."""
 
+from collections.abc import Mapping
 import errno
 import struct
 import tokenize
@@ -21,6 +22,16 @@ class InputError(ValueError):
   launchers print it as one line; every other exception is a defect of ours and
   keeps its traceback.
   """
+
+
+def check_least(least: float, values: Mapping[str, float]) -> None:
+  """Raises InputError unless all numbers, by what users call them, are enough.
+
+  NaN is not.
+  """
+  for name, value in values.items():
+    if not value >= least:
+      raise InputError(f'{name}={value}: expected {least} or more.')
 
 
 class DiskFullError(InputError):

@@ -66,6 +66,23 @@ def make_run():
 
 
 @pytest.fixture(scope='session')
+def planted_run(make_run):
+  """A RunConfig of eight steps, for `small_planted.PlantedShards`."""
+  return make_run(
+    sae__num_latents=48,
+    sae__initial_threshold=0.1,
+    objective__sparsity_coeff=0.02,
+    objective__bandwidth=0.05,
+    train__batch_size=64,
+    train__steps=8,
+    train__steps_per_log=2,
+    train__steps_per_checkpoint=4,
+    objective__sparsity_warmup_steps=0,
+    optimizer__warmup_steps=2,
+  )
+
+
+@pytest.fixture(scope='session')
 def tiny_lm(tmp_path_factory):
   """A model folder of a random Gemma 2 with one token for each letter."""
   folder = tmp_path_factory.mktemp('tiny_lm')

@@ -1,12 +1,10 @@
 """Small folders of latent records, as experiments.records leaves them."""
 
-import dataclasses
 import itertools
-import json
 
 import numpy as np
 import pyarrow as pa
-from pyarrow import parquet
+import records_files
 
 from jumprelu_jax.records import schema
 
@@ -38,7 +36,6 @@ def write(
   Which windows a latent has depends on its place in `alive` and the seed alone:
   two SAEs with as many, of the same seed, differ in nothing that may be seen.
   """
-  folder.mkdir(parents=True)
   tables = {
     'tokens': [{'token': i, 'text': text} for i, text in enumerate(TEXTS)],
     'examples': [
@@ -49,20 +46,15 @@ def write(
       )
     ],
     'background': [],
+    'latents': _latents(alive, num_latents, scale),
   }
-  for name, rows in tables.items():
-    table = pa.Table.from_pylist(rows, schema.SCHEMAS[name])
-    parquet.write_table(table, folder / f'{name}.parquet')
-  latents = _latents(alive, num_latents, scale)
-  parquet.write_table(latents, folder / 'latents.parquet')
   values = {
     'sae': str(folder), 'model': 'planted', 'site': 'resid_post', 'layer': 3,
     'architecture': 'jumprelu', 'l0': 20.0, 'text': 'words',
     'num_latents': num_latents, 'positions': 10_000, 'edges': (0.1, 1.0),
     'strata': strata, 'token_count_error': 0.0, 'seed': seed,
   } | source  # fmt: skip
-  described = dataclasses.asdict(schema.Source(**values))
-  (folder / schema.SOURCE).write_text(json.dumps(described))
+  records_files.write(folder, tables, schema.Source(**values))
   return folder
 
 

@@ -1,11 +1,7 @@
 """Folders of records that are written by hand, for those who read them."""
 
-import dataclasses
-import json
-
 import numpy as np
-import pyarrow as pa
-from pyarrow import parquet
+import records_files
 
 from jumprelu_jax.records import schema
 
@@ -49,13 +45,7 @@ def write(folder, num_latents, *, seed=0, examples=True):
     'examples': shown,
     'background': [],
   }
-  folder.mkdir(parents=True, exist_ok=True)
-  for name, content in tables.items():
-    table = pa.Table.from_pylist(content, schema=schema.SCHEMAS[name])
-    parquet.write_table(table, folder / f'{name}.parquet')
-  (folder / schema.SOURCE).write_text(
-    json.dumps(dataclasses.asdict(source(num_latents)))
-  )
+  records_files.write(folder, tables, source(num_latents))
   return rows
 
 

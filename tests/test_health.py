@@ -24,19 +24,8 @@ WIDTHS = (16,)
 
 
 @pytest.fixture(scope='module')
-def run(make_run):
-  return make_run(
-    sae__num_latents=48,
-    sae__initial_threshold=0.1,
-    objective__sparsity_coeff=0.02,
-    objective__bandwidth=0.05,
-    train__batch_size=64,
-    train__steps=8,
-    train__steps_per_log=2,
-    train__steps_per_checkpoint=4,
-    objective__sparsity_warmup_steps=0,
-    optimizer__warmup_steps=2,
-  )
+def run(planted_run):
+  return planted_run
 
 
 @functools.cache

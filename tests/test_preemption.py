@@ -60,19 +60,10 @@ assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 @pytest.mark.parametrize('last', [1, 3, 4, 5, 7])
 def test_training_stopped_at_any_step_ends_bit_identical(
-  make_run, tmp_path, last
+  planted_run, tmp_path, last
 ):
   """Between two records, too: the curve is the same."""
-  run = make_run(
-    sae__num_latents=48,
-    train__batch_size=64,
-    train__steps=8,
-    train__steps_per_log=2,
-    train__steps_per_checkpoint=4,
-    objective__sparsity_warmup_steps=0,
-    optimizer__warmup_steps=2,
-    activations__prefetch_batches=0,
-  )
+  run = planted_run.with_values({'activations.prefetch_batches': 0})
   mesh = sharding.make_mesh(1, 1)
 
   class Stopped(PlantedShards):

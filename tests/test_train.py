@@ -31,22 +31,6 @@ class CountsRows(PlantedShards):
     return super().open(index)
 
 
-@pytest.fixture(scope='module')
-def planted_run(make_run):
-  return make_run(
-    sae__num_latents=48,
-    sae__initial_threshold=0.1,
-    objective__sparsity_coeff=0.02,
-    objective__bandwidth=0.05,
-    train__batch_size=64,
-    train__steps=8,
-    train__steps_per_log=2,
-    train__steps_per_checkpoint=4,
-    objective__sparsity_warmup_steps=0,
-    optimizer__warmup_steps=2,
-  )
-
-
 def run_steps(run, mesh_shape, steps):
   """Returns (losses, final state) of some steps on a mesh."""
   mesh = sharding.make_mesh(*mesh_shape)

@@ -5,11 +5,9 @@ around where it fires, as a pass over the text would.
 """
 
 import dataclasses
-import json
 
 import numpy as np
-import pyarrow as pa
-from pyarrow import parquet
+import records_files
 
 from jumprelu_jax.records import schema
 
@@ -59,7 +57,6 @@ def write(
     seed: of the samples.
     source: fields of `schema.Source`.
   """
-  folder.mkdir(parents=True)
   tokens_NL = np.asarray(tokens_NL)
   activations_MNL = np.asarray(activations_MNL, 'float32')
   rng = np.random.default_rng(seed)
@@ -79,9 +76,6 @@ def write(
       _background(tokens_NL, activations_MNL, window, background, rng)
     ),
   }
-  for name in schema.NAMES:
-    table = pa.Table.from_pylist(rows[name], schema.SCHEMAS[name])
-    parquet.write_table(table, folder / f'{name}.parquet')
   known = {
     'num_latents': len(activations_MNL),
     'positions': tokens_NL.size,
@@ -89,8 +83,8 @@ def write(
     'strata': strata,
     'seed': seed,
   }
-  about = dataclasses.asdict(SOURCE) | known | source
-  (folder / schema.SOURCE).write_text(json.dumps(about))
+  about = dataclasses.replace(SOURCE, **known | source)
+  records_files.write(folder, rows, about)
   return schema.read(folder)
 
 

@@ -58,8 +58,7 @@ def write(
     errors.InputError: the folder holds something else, or `examples` < 1.
   """
   out = pathlib.Path(out)
-  if examples < 1:
-    raise errors.InputError(f'--examples={examples}: expected 1 or more.')
+  errors.check_least(1, {'--examples': examples})
   check_folder(out)
   for name in ('index.html', 'latent.html'):
     (out / name).unlink(missing_ok=True)

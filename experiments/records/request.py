@@ -49,10 +49,7 @@ def from_flags() -> make.Request:
       f'--mesh={",".join(_MESH.value)}: expected DATA,LATENT, such as 1,8.'
     )
   for flag in (_TOKENS, _CONTEXT):
-    if flag.value < 0:
-      raise errors.InputError(
-        f'--{flag.name}={flag.value}: expected 0 or more.'
-      )
+    errors.check_least(0, {f'--{flag.name}': flag.value})
   return make.Request(
     sae=SAE.value,
     lm=_LM.value,

@@ -43,8 +43,8 @@ class Cache:
     Raises:
       errors.InputError: it cannot be made, or is something else.
     """
-    path, self._ignored = pathlib.Path(path), frozenset(ignored)
-    self._path = path
+    self._path = path = pathlib.Path(path)
+    self._ignored = frozenset(ignored)
     try:
       path.parent.mkdir(parents=True, exist_ok=True)
       # Every statement is a transaction of its own.

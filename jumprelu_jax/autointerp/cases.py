@@ -37,13 +37,8 @@ class Choice:
   seed: int = 0
 
   def __post_init__(self):
-    for field in dataclasses.fields(self):
-      value = getattr(self, field.name)
-      least = 1 if field.name == 'min_windows' else 0
-      if value < least:
-        raise errors.InputError(
-          f'{field.name}={value}: expected {least} or more.'
-        )
+    errors.check_least(0, vars(self))
+    errors.check_least(1, {'min_windows': self.min_windows})
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -46,14 +46,9 @@ class Limits:
   max_wait_s: float = 120.0
 
   def __post_init__(self):
-    for name, least in (
-      ('concurrency', 1), ('per_minute', 0), ('retries', 0), ('backoff_s', 0),
-      ('max_wait_s', 0),
-    ):  # fmt: skip
-      if not getattr(self, name) >= least:
-        raise errors.InputError(
-          f'{name}={getattr(self, name)}: expected {least} or more.'
-        )
+    errors.check_least(1, {'concurrency': self.concurrency})
+    rest = {k: v for k, v in vars(self).items() if k != 'timeout_s'}
+    errors.check_least(0, rest)
     if not self.timeout_s > 0:
       raise errors.InputError(
         f'timeout_s={self.timeout_s}: expected more than 0.'

@@ -56,10 +56,7 @@ class Setting:
         f'--measures={",".join(self.measures)}: expected some of '
         f'{", ".join(MEASURES)}.'
       )
-    if self.attempts < 1:
-      raise errors.InputError(
-        f'--attempts={self.attempts}: expected 1 or more.'
-      )
+    errors.check_least(1, {'--attempts': self.attempts})
 
   @property
   def asks(self) -> bool:

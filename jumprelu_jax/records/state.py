@@ -47,12 +47,9 @@ class Settings:
   seed: int = 0
 
   def __post_init__(self):
-    for field in dataclasses.fields(self):
-      value, least = getattr(self, field.name), field.name != 'seed'
-      if value < least:
-        raise errors.InputError(
-          f'--{field.name}={value}: expected {int(least)} or more.'
-        )
+    flags = {f'--{name}': value for name, value in vars(self).items()}
+    errors.check_least(0, {'--seed': flags.pop('--seed')})
+    errors.check_least(1, flags)
     if self.sampled < self.strata:
       raise errors.InputError(
         f'--sampled={self.sampled} is too few for {self.strata} strata; give '
