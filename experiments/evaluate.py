@@ -15,7 +15,8 @@ from jumprelu_jax import errors
 from jumprelu_jax import export
 from jumprelu_jax import inputs
 from jumprelu_jax import results
-from jumprelu_jax import runs
+from jumprelu_jax import run_folder
+from jumprelu_jax import sae_folders
 from jumprelu_jax import whole
 
 _SAE = flags.DEFINE_list('sae', None, "SAEs' folders.", required=True)
@@ -34,7 +35,7 @@ _SPLICE_SPECIAL = flags.DEFINE_bool(
 
 def load(folder):
   """Returns the config of the SAE in a folder, changed by the flags."""
-  run = runs.load_run(folder)
+  run = run_folder.load_run(folder)
   if not (folder / export.FILE_NAME).is_file():
     raise errors.InputError(
       f'--sae={folder} holds no {export.FILE_NAME}; give the folder of a '
@@ -67,7 +68,7 @@ def evaluate(folders):
   rows = {}
   for pairs in alike.values():
     prepared = inputs.prepare(pairs[0][1])
-    for folder, row, _ in runs.evaluate_folders(pairs, prepared):
+    for folder, row, _ in sae_folders.evaluate(pairs, prepared):
       rows[folder] = row
   return [rows[folder] for folder in folders]
 

@@ -18,7 +18,7 @@ from experiments import launch
 from jumprelu_jax import errors
 from jumprelu_jax import inputs
 from jumprelu_jax import progress
-from jumprelu_jax import runs
+from jumprelu_jax import supply
 from jumprelu_jax.activations import store as store_lib
 
 _WORKDIR = flags.DEFINE_string(
@@ -67,12 +67,12 @@ def main():
   run = launch.run_config()
   prepared = inputs.prepare(run)
   folders = [
-    runs.site_folder(_WORKDIR.value, site) for site in prepared.harvested
+    supply.site_folder(_WORKDIR.value, site) for site in prepared.harvested
   ]
   if _VERIFY.value:
     verify(folders)
     return
-  runs.harvest(prepared, _WORKDIR.value, host=_HOST.value, hosts=_HOSTS.value)
+  supply.harvest(prepared, _WORKDIR.value, host=_HOST.value, hosts=_HOSTS.value)
   for folder in folders:
     describe(folder)
 

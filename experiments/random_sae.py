@@ -19,7 +19,7 @@ from jumprelu_jax import errors
 from jumprelu_jax import inputs as inputs_lib
 from jumprelu_jax import progress
 from jumprelu_jax import random_sae
-from jumprelu_jax import runs
+from jumprelu_jax import run_folder
 from jumprelu_jax import whole
 from jumprelu_jax.exchange import formats
 from jumprelu_jax.exchange import own
@@ -40,7 +40,7 @@ _SEED = flags.DEFINE_integer('seed', 0, 'Of the directions.')
 
 def main():
   like, out = pathlib.Path(_LIKE.value), pathlib.Path(_OUT.value)
-  run = runs.load_run(like)
+  run = run_folder.load_run(like)
   trained, details = formats.load(like)
   l0 = details.l0 if _L0.value is None else _L0.value
   num_latents = _NUM_LATENTS.value or trained.W_enc.shape[1]

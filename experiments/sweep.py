@@ -14,6 +14,7 @@ from jumprelu_jax import inputs
 from jumprelu_jax import plot
 from jumprelu_jax import progress
 from jumprelu_jax import results
+from jumprelu_jax import run_folder
 from jumprelu_jax import runs
 from jumprelu_jax import sweeps
 
@@ -26,7 +27,7 @@ def main():
   run = launch.run_config()
   swept = sweeps.expand(run)
   prepared = inputs.prepare(next(iter(swept.values())))
-  with runs.claimed(_WORKDIR.value, run):
+  with run_folder.claimed(_WORKDIR.value, run):
     rows = runs.run_all(prepared, swept, _WORKDIR.value)
     plot.pareto(rows, _WORKDIR.value)
   print(results.format_table(rows))

@@ -13,6 +13,7 @@ from jumprelu_jax import architectures
 from jumprelu_jax import inputs
 from jumprelu_jax import progress
 from jumprelu_jax import results
+from jumprelu_jax import run_folder
 from jumprelu_jax import runs
 
 _WORKDIR = flags.DEFINE_string(
@@ -24,7 +25,7 @@ def main():
   run = launch.run_config()
   prepared = inputs.prepare(run)
   named = {architectures.name(run): run}
-  with runs.claimed(_WORKDIR.value, run):
+  with run_folder.claimed(_WORKDIR.value, run):
     rows = runs.run_all(prepared, named, _WORKDIR.value)
   print(results.format_table(rows))
   progress.say(f'{_WORKDIR.value}: results.csv')

@@ -1,10 +1,13 @@
-"""What a run will write, in bytes at most, before it does."""
+"""What a run takes, in bytes at most, before it does."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
 import os
+from typing import TypeVar
 
 import numpy as np
 
@@ -13,6 +16,8 @@ from jumprelu_jax import inputs as inputs_lib
 from jumprelu_jax import space
 from jumprelu_jax import train
 from jumprelu_jax.activations import formats
+
+_Item = TypeVar('_Item')
 
 _TOKEN_BYTES = np.dtype(np.int32).itemsize
 _ORIGIN_BYTES = 3 * _TOKEN_BYTES
@@ -81,3 +86,21 @@ def check_run(
     remedies.append(_FEWER_ROWS)
     parts.append('activations')
   space.check(workdir, wanted, '; or '.join(remedies), parts)
+
+
+def in_lists(
+  items: Sequence[_Item], sizes: Sequence[int], limit: int
+) -> Iterator[list[_Item]]:
+  """Yields items, in order, in lists whose sizes add up to the limit at most.
+
+  An item that is larger than the limit has a list of its own.
+  """
+  group, total = [], 0
+  for item, size in zip(items, sizes, strict=True):
+    if group and total + size > limit:
+      yield group
+      group, total = [], 0
+    group.append(item)
+    total += size
+  if group:
+    yield group

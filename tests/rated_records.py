@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import records_files
 
+from jumprelu_jax.ratings import study as study_lib
 from jumprelu_jax.records import schema
 
 WORDS = [
@@ -13,6 +14,7 @@ WORDS = [
     'with', 'river', 'stone', 'winter', 'market', 'letter', 'garden', 'silver',
 ]  # fmt: skip
 NASTY = ['<script>alert("x")</script>', '&amp;', '"\'', '\n', '']
+RATERS = ('ann', 'Bo B.')
 # Above the numbers of ports that a system gives.
 LAYER, FIRST_LATENT = 61_357, 71_001
 TEXTS = [f' {word}' for word in WORDS] + NASTY
@@ -118,3 +120,14 @@ def _examples(latent, scale, strata, per_stratum, before, after, seed):
         'tokens': rng.integers(0, len(TEXTS), before + 1 + after).tolist(),
         'activations': (scale * activations).tolist(),
       }
+
+
+def prepare_small(folder, records):
+  """A study of few items, some of them rated by both of the raters."""
+  settings = {
+    'records': study_lib.same_folders(records),
+    'raters': RATERS,
+    'overlap': 0.34,
+    'per_stratum': 3,
+  }
+  return study_lib.prepare(folder, settings)

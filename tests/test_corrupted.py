@@ -25,7 +25,9 @@ from jumprelu_jax import errors
 from jumprelu_jax import export
 from jumprelu_jax import finished
 from jumprelu_jax import inputs
+from jumprelu_jax import run_folder
 from jumprelu_jax import runs
+from jumprelu_jax import sae_folders
 from jumprelu_jax import sweeps
 from jumprelu_jax.activations import store as store_lib
 from jumprelu_jax.text import sources
@@ -160,7 +162,7 @@ def whole(tiny_run, tiny_lm, tiny_text, tmp_path_factory):
 def sweep(run, workdir):
   swept = sweeps.expand(run)
   prepared = inputs.prepare(next(iter(swept.values())))
-  with runs.claimed(workdir, run):
+  with run_folder.claimed(workdir, run):
     return runs.run_all(prepared, swept, workdir)
 
 
@@ -175,10 +177,10 @@ def again(whole, monkeypatch):
     raise RedoneError
 
   monkeypatch.setattr(runs, '_train_all', redo)
-  monkeypatch.setattr(runs, 'evaluate_folders', lambda to, _: map(redo, to))
+  monkeypatch.setattr(sae_folders, 'evaluate', lambda to, _: map(redo, to))
 
   def read():
-    with runs.claimed(folder / 'run', run):
+    with run_folder.claimed(folder / 'run', run):
       rows = runs.run_all(prepared, swept, folder / 'run')
     return rows, (folder / 'run' / 'results.csv').read_bytes()
 
@@ -255,7 +257,7 @@ def test_models(name, whole):
   def read():
     prepared = inputs.prepare(run)
     digests = {'model': prepared.model_digests}
-    runs._check_unchanged(folder / 'run', digests)
+    run_folder.check_unchanged(folder / 'run', digests)
     return digests
 
   check(f'a model: {name}', Kind(folder / 'lm' / name, 20, read))
@@ -280,7 +282,7 @@ def test_texts(whole, tmp_path):
   def read_heldout():
     prepared = inputs.prepare(run)
     digest = {'held-out tokens': prepared.heldout_digest}
-    runs._check_unchanged(folder / 'run', digest)
+    run_folder.check_unchanged(folder / 'run', digest)
     return digest
 
   check('text.jsonl', Kind(folder / 'text.jsonl', 14, read_heldout))

@@ -15,6 +15,7 @@ from jumprelu_jax import checkpoint
 from jumprelu_jax import errors
 from jumprelu_jax import inputs
 from jumprelu_jax import plot
+from jumprelu_jax import run_folder
 from jumprelu_jax import runs
 from jumprelu_jax import space
 from jumprelu_jax import sweeps
@@ -39,7 +40,7 @@ def run(tiny_run):
 def sweep(run, workdir):
   swept = sweeps.expand(run)
   prepared = inputs.prepare(next(iter(swept.values())))
-  with runs.claimed(workdir, run):
+  with run_folder.claimed(workdir, run):
     rows = runs.run_all(prepared, swept, workdir)
     plot.pareto(rows, workdir)
 

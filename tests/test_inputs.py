@@ -10,7 +10,7 @@ import test_harvest
 from jumprelu_jax import errors
 from jumprelu_jax import inputs
 from jumprelu_jax import loop
-from jumprelu_jax import runs
+from jumprelu_jax import supply
 from jumprelu_jax.activations import store as store_lib
 from jumprelu_jax.lm import sites
 
@@ -144,7 +144,7 @@ def test_special_tokens_of_the_config_are_no_rows(tiny_run, tmp_path):
     run = tiny_run.with_values({'text.special_ids': special})
     folder = tmp_path / str(len(special))
     prepared = inputs.prepare(run)
-    runs.harvest(prepared, folder)
+    supply.harvest(prepared, folder)
     store = store_lib.Store(folder / 'resid_post_1')
     tokens = [store.origin(i)[:, 0] for i in range(len(store.rows_per_shard))]
     plans[special] = np.concatenate(tokens)
@@ -163,7 +163,7 @@ def many_sites(tiny_run, tmp_path_factory):
   run = tiny_run.with_values(
     {'activations.sites': ['mlp_out/0', 'resid_post/1', 'attn_z/1']}
   )
-  runs.harvest(inputs.prepare(run), str(folder))
+  supply.harvest(inputs.prepare(run), str(folder))
   return run, folder
 
 
@@ -177,7 +177,7 @@ def test_sites_of_one_pass_are_those_of_a_pass_each(
   origins = []
   for site in (sites.Site('mlp_out', 0), sites.Site('attn_z', 1)):
     alone = tiny_run.with_values({'lm.site': site.name, 'lm.layer': site.layer})
-    runs.harvest(inputs.prepare(alone), str(tmp_path))
+    supply.harvest(inputs.prepare(alone), str(tmp_path))
     name = f'{site.name}_{site.layer}'
     one, other = (
       store_lib.Store(folder / name),
@@ -207,7 +207,7 @@ def test_training_from_a_store_outside_is_training_from_its_own(
     workdir = tmp_path / name
     workdir.mkdir()
     prepared = inputs.prepare(run)
-    shards = runs.open_shards(prepared, workdir)
+    shards = supply.open_shards(prepared, workdir)
     found.append(loop.fit(run, shards, prepared.mesh, workdir / 'sae'))
     assert (workdir / 'activations').exists() == (name == 'own')
   one, other = found
@@ -239,7 +239,7 @@ def test_store_that_does_not_fit_is_refused(
   store = {'activations.store': str(many_sites[1])}
   run = tiny_run.with_values(store | values)
   with pytest.raises(errors.InputError, match=message):
-    runs.open_shards(inputs.prepare(run), tmp_path)
+    supply.open_shards(inputs.prepare(run), tmp_path)
 
 
 def test_incomplete_store_is_refused(many_sites, tiny_run, tmp_path):
@@ -251,7 +251,7 @@ def test_incomplete_store_is_refused(many_sites, tiny_run, tmp_path):
     errors.InputError,
     match=r'1 of \d+ shards are not there; finish it with experiments.harvest',
   ):
-    runs.open_shards(inputs.prepare(run), tmp_path)
+    supply.open_shards(inputs.prepare(run), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ def test_harvest_into_a_folder_of_something_else_leaves_it_alone(
   run, folder = many_sites
   before, then = test_harvest.contents(folder), test_harvest.times(folder)
   with pytest.raises(errors.InputError, match=message):
-    runs.harvest(inputs.prepare(run.with_values(values)), str(folder))
+    supply.harvest(inputs.prepare(run.with_values(values)), str(folder))
   assert (test_harvest.contents(folder), test_harvest.times(folder)) == (
     before,
     then,
@@ -281,7 +281,7 @@ def test_refused_harvest_writes_no_sequences(many_sites, tmp_path):
   shutil.copytree(folder / 'resid_post_1', tmp_path / 'resid_post_1')
   other = run.with_values({'seed': 1})
   with pytest.raises(errors.InputError, match='seed: 0 there, 1 wanted'):
-    runs.harvest(inputs.prepare(other), str(tmp_path))
+    supply.harvest(inputs.prepare(other), str(tmp_path))
   assert [path.name for path in tmp_path.iterdir()] == ['resid_post_1']
 
 
@@ -293,5 +293,5 @@ def test_sequences_of_another_text_are_not_taken(tiny_run, tmp_path):
   text.write_text(json.dumps({'text': 'another text ' * 100}) + '\n')
   other = tiny_run.with_values({'text.harvest': str(text)})
   with pytest.raises(errors.InputError, match='other.jsonl.*delete this file'):
-    runs.harvest(inputs.prepare(other), str(tmp_path))
+    supply.harvest(inputs.prepare(other), str(tmp_path))
   assert (tmp_path / 'sequences.npy').read_bytes() == before

@@ -7,7 +7,9 @@ import pytest
 
 from jumprelu_jax import inputs
 from jumprelu_jax import preemption
+from jumprelu_jax import run_folder
 from jumprelu_jax import runs
+from jumprelu_jax import sae_folders
 from jumprelu_jax import sweeps
 
 NAMES = ('jumprelu_l0_0.001', 'jumprelu_l0_0.01', 'jumprelu_l0_0.1')
@@ -25,7 +27,7 @@ def run(tiny_run):
 def sweep(run, workdir):
   swept = sweeps.expand(run)
   prepared = inputs.prepare(next(iter(swept.values())))
-  with runs.claimed(workdir, run):
+  with run_folder.claimed(workdir, run):
     return runs.run_all(prepared, swept, workdir)
 
 
@@ -38,7 +40,7 @@ def wanted(run, tmp_path_factory):
 
 @pytest.fixture
 def one_at_a_time(monkeypatch):
-  monkeypatch.setattr(runs, '_EVALUATED_BYTES', 1)
+  monkeypatch.setattr(sae_folders, '_TOGETHER_BYTES', 1)
 
 
 def evaluated(workdir):
@@ -47,7 +49,7 @@ def evaluated(workdir):
 
 def counted(monkeypatch, at, what):
   """Has something happen in the evaluation of an SAE; returns who was begun."""
-  measure, begun = runs.evaluation.measure, []
+  measure, begun = sae_folders.evaluation.measure, []
 
   def measured(saes, *arguments):
     begun.append(len(saes))
@@ -55,7 +57,7 @@ def counted(monkeypatch, at, what):
       what()
     return measure(saes, *arguments)
 
-  monkeypatch.setattr(runs.evaluation, 'measure', measured)
+  monkeypatch.setattr(sae_folders.evaluation, 'measure', measured)
   return begun
 
 

@@ -18,13 +18,16 @@ LAYERS = (
   {'sharding', 'sae', 'health', 'optim', 'identity', 'checkpoint', 'lm'},
   {
     'objectives', 'components', 'architectures', 'export', 'activations',
-    'splicing', 'fused', 'space',
+    'splicing', 'fused', 'space', 'run_folder',
   },
   {
     'train', 'together', 'members', 'monitor', 'loop', 'evaluation', 'records',
     'exchange',
   },
-  {'plot', 'inputs', 'needs', 'sweeps', 'runs', 'api', 'random_sae'},
+  {
+    'plot', 'inputs', 'needs', 'sweeps', 'supply', 'sae_folders', 'runs', 'api',
+    'random_sae',
+  },
   {'autointerp', 'ratings'},
 )  # fmt: skip
 LAYER = {name: i for i, names in enumerate(LAYERS) for name in names}

@@ -7,7 +7,9 @@ import pytest
 from jumprelu_jax import errors
 from jumprelu_jax import inputs
 from jumprelu_jax import loop
+from jumprelu_jax import run_folder
 from jumprelu_jax import runs
+from jumprelu_jax import supply
 
 STEPS = 60
 
@@ -33,7 +35,7 @@ def fit(run, workdir):
   """(The state after training, the shards that it is trained on)."""
   prepared = inputs.prepare(run)
   workdir.mkdir(exist_ok=True)
-  shards = runs.open_shards(prepared, workdir)
+  shards = supply.open_shards(prepared, workdir)
   state = loop.fit(run, shards, prepared.mesh, workdir / 'sae')
   return state, shards
 
@@ -97,7 +99,7 @@ def test_interrupted_live_training_ends_the_same(stored, make_live, tmp_path):
     train__steps_per_checkpoint=10,
   )
   prepared = inputs.prepare(run)
-  shards = runs.open_shards(prepared, tmp_path)
+  shards = supply.open_shards(prepared, tmp_path)
   folder = tmp_path / 'sae'
   with pytest.raises(RuntimeError, match='the model fails here'):
     loop.fit(run, FailingOnce(shards, 9), prepared.mesh, folder)
@@ -109,7 +111,7 @@ def test_interrupted_live_training_ends_the_same(stored, make_live, tmp_path):
 
 def test_live_run_ends_with_results(make_live, tmp_path):
   run = make_live(train__steps=30, evaluation__sequences=8)
-  runs.claim(tmp_path / 'run', run)
+  run_folder.claim(tmp_path / 'run', run)
   (row,) = runs.run_all(inputs.prepare(run), {'sae': run}, tmp_path / 'run')
   assert row['steps'] == 30
   assert (tmp_path / 'run' / 'results.csv').is_file()

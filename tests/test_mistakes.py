@@ -19,7 +19,10 @@ from jumprelu_jax import errors
 from jumprelu_jax import finished
 from jumprelu_jax import inputs
 from jumprelu_jax import lock
+from jumprelu_jax import run_folder
 from jumprelu_jax import runs
+from jumprelu_jax import sae_folders
+from jumprelu_jax import supply
 from jumprelu_jax import sweeps
 from jumprelu_jax.activations import store as store_lib
 from jumprelu_jax.text import sources
@@ -48,7 +51,7 @@ def train(run, workdir):
 
 def do(run, swept, workdir, prepared=None):
   prepared = prepared or inputs.prepare(next(iter(swept.values())))
-  with runs.claimed(workdir, run):
+  with run_folder.claimed(workdir, run):
     return runs.run_all(prepared, swept, workdir)
 
 
@@ -192,7 +195,7 @@ def test_a_harvest_in_which_another_is_at_work(tiny_run, tmp_path):
   prepared = inputs.prepare(tiny_run)
   with lock.held(tmp_path / 'harvest_0.lock'):
     told(
-      lambda: runs.harvest(prepared, str(tmp_path)),
+      lambda: supply.harvest(prepared, str(tmp_path)),
       f'{tmp_path} is in use by another run',
       'wait for it',
     )
@@ -227,14 +230,18 @@ def test_an_sae_that_was_edited_by_hand(copy):
 
 
 def test_a_folder_that_is_no_sae(tmp_path):
-  told(lambda: runs.load_run(tmp_path), 'config.json does not exist', 'give a')
+  told(
+    lambda: run_folder.load_run(tmp_path),
+    'config.json does not exist',
+    'give a',
+  )
 
 
 def test_a_run_given_where_an_sae_is_wanted(finished_run):
   run, workdir = finished_run
   prepared = inputs.prepare(run)
   told(
-    lambda: runs.evaluate_folder(workdir, run, prepared),
+    lambda: list(sae_folders.evaluate([(workdir, run)], prepared)),
     'params.npz does not exist',
     'give a trained SAE',
   )
@@ -243,8 +250,9 @@ def test_a_run_given_where_an_sae_is_wanted(finished_run):
 def test_an_sae_of_another_model(finished_run):
   run, workdir = finished_run
   prepared = inputs.prepare(run.with_values({'lm.site': 'attn_z'}))
+  folders = [(workdir / 'jumprelu_l0_0.01', run)]
   told(
-    lambda: runs.evaluate_folder(workdir / 'jumprelu_l0_0.01', run, prepared),
+    lambda: list(sae_folders.evaluate(folders, prepared)),
     'the SAE is for activations of size 16, but attn_z',
     'has size 12',
   )

@@ -112,6 +112,20 @@ def test_lines_differ_in_more_than_colour():
   assert len(set(in_grey)) == len({marker for marker, _ in in_grey}) == 10
 
 
+def test_an_architecture_looks_the_same_in_every_figure():
+  few = style.architectures([('gated',), ('mine',), ('topk',)])
+  many = style.architectures(
+    [('topk', 'aux_k'), ('relu', 'ri_l1'), ('gated', 'gated'),
+     ('gated', 'aux_k'), ('jumprelu', 'l0'), ('batch_topk', 'aux_k')]
+  )  # fmt: skip
+  assert few['gated',] == many['gated', 'gated']
+  assert few['topk',] == many['topk', 'aux_k']
+  for looks in (few, many):
+    assert len(set(map(dataclasses.astuple, looks.values()))) == len(looks)
+  main = [look for kind, look in many.items() if kind != ('gated', 'aux_k')]
+  assert len({look.color for look in main}) == len(main) == 5
+
+
 @pytest.mark.parametrize('l0', [7, 0], ids=['fires', 'dead'])
 def test_pareto_is_drawn(tmp_path, l0):
   plot.pareto(front([(l0, 0.3), (10 * l0, 0.1)]), tmp_path)

@@ -19,6 +19,7 @@ from jumprelu_jax import loop
 from jumprelu_jax import preemption
 from jumprelu_jax import runs
 from jumprelu_jax import sharding
+from jumprelu_jax import supply
 from jumprelu_jax import writer
 from jumprelu_jax.activations import store as store_lib
 
@@ -148,7 +149,7 @@ def test_a_harvest_ends_between_batches(tiny_run, tmp_path, monkeypatch):
   prepared = runs.inputs_lib.prepare(
     tiny_run.with_values({'activations.bucket_rows': 128})
   )
-  make, made = runs.harvest_lib.buckets.make, []
+  make, made = supply.harvest_lib.buckets.make, []
 
   def stopped(plan, tap, index, on_batch):
     made.append(index)
@@ -156,17 +157,17 @@ def test_a_harvest_ends_between_batches(tiny_run, tmp_path, monkeypatch):
       os.kill(os.getpid(), signal.SIGTERM)
     return make(plan, tap, index, on_batch)
 
-  monkeypatch.setattr(runs.harvest_lib.buckets, 'make', stopped)
+  monkeypatch.setattr(supply.harvest_lib.buckets, 'make', stopped)
   with (
     preemption.heard(),
     pytest.raises(preemption.PreemptedError, match='shards that are written'),
   ):
-    runs.harvest(prepared, str(tmp_path))
+    supply.harvest(prepared, str(tmp_path))
   store = store_lib.Store(tmp_path / 'resid_post_1')
   assert set(range(len(store.rows_per_shard))) - set(store.missing) == {0, 1, 2}
   assert store.verify() == []
-  monkeypatch.setattr(runs.harvest_lib.buckets, 'make', make)
-  runs.harvest(prepared, str(tmp_path))
+  monkeypatch.setattr(supply.harvest_lib.buckets, 'make', make)
+  supply.harvest(prepared, str(tmp_path))
   assert store_lib.Store(tmp_path / 'resid_post_1').is_complete
 
 

@@ -26,7 +26,7 @@ from jumprelu_jax.ratings import study as study_lib
 
 pytestmark = pytest.mark.browser
 ROOT = pathlib.Path(__file__).parent.parent
-RATERS = ('ann', 'Bo B.')
+RATERS = rated_records.RATERS
 
 
 @pytest.fixture(scope='module')
@@ -36,13 +36,7 @@ def records(tmp_path_factory):
 
 @pytest.fixture
 def study(records, tmp_path):
-  settings = {
-    'records': study_lib.same_folders(records),
-    'raters': RATERS,
-    'overlap': 0.34,
-    'per_stratum': 3,
-  }
-  return study_lib.prepare(tmp_path / 'study', settings)
+  return rated_records.prepare_small(tmp_path / 'study', records)
 
 
 def identifying(study):

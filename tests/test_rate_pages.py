@@ -12,7 +12,7 @@ from experiments.rate import server
 from jumprelu_jax.ratings import answers
 from jumprelu_jax.ratings import study as study_lib
 
-RATERS = ('ann', 'Bo B.')
+RATERS = rated_records.RATERS
 HOST = {'Host': 'localhost'}
 
 
@@ -23,13 +23,7 @@ def records(tmp_path_factory):
 
 @pytest.fixture
 def study(records, tmp_path):
-  settings = {
-    'records': study_lib.same_folders(records),
-    'raters': RATERS,
-    'overlap': 0.34,
-    'per_stratum': 3,
-  }
-  return study_lib.prepare(tmp_path / 'study', settings)
+  return rated_records.prepare_small(tmp_path / 'study', records)
 
 
 @pytest.fixture

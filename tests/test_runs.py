@@ -13,7 +13,10 @@ from jumprelu_jax import errors
 from jumprelu_jax import export
 from jumprelu_jax import inputs
 from jumprelu_jax import plot
+from jumprelu_jax import run_folder
 from jumprelu_jax import runs
+from jumprelu_jax import sae_folders
+from jumprelu_jax import supply
 from jumprelu_jax import sweeps
 from jumprelu_jax.activations import store as store_lib
 
@@ -22,7 +25,7 @@ def run_sweep(run, workdir):
   """Rows of a run's sweep, as experiments.sweep has them made."""
   swept = sweeps.expand(run)
   prepared = inputs.prepare(next(iter(swept.values())))
-  runs.claim(workdir, run)
+  run_folder.claim(workdir, run)
   return runs.run_all(prepared, swept, workdir)
 
 
@@ -37,6 +40,12 @@ def finished(sweep, tmp_path_factory):
   """(folder, rows) of the finished sweep."""
   workdir = tmp_path_factory.mktemp('runs') / 'sweep'
   return workdir, run_sweep(sweep, workdir)
+
+
+def evaluated(folder, run):
+  """The row of one SAE, measured again."""
+  ((_, row, _),) = sae_folders.evaluate([(folder, run)], inputs.prepare(run))
+  return row
 
 
 def contents(folder):
@@ -91,7 +100,7 @@ def test_an_sae_folder_holds_what_it_promises(finished, sweep):
       'metrics.jsonl', 'tensorboard', 'checkpoints', 'seal.json',
   }  # fmt: skip
   assert list((folder / 'tensorboard').iterdir())
-  run = runs.load_run(folder)
+  run = run_folder.load_run(folder)
   assert run == sweep.with_values({'objective.sparsity_coeff': 1e-3})
 
 
@@ -114,8 +123,8 @@ def test_finished_work_is_not_done_again(finished, sweep, monkeypatch):
 
   for module, name in (
     (runs.loop, 'fit_together'),
-    (runs.harvest_lib, 'harvest'),
-    (runs.evaluation, 'measure'),
+    (supply.harvest_lib, 'harvest'),
+    (sae_folders.evaluation, 'measure'),
   ):
     monkeypatch.setattr(module, name, fail)
   run_sweep(sweep, workdir)
@@ -125,8 +134,8 @@ def test_finished_work_is_not_done_again(finished, sweep, monkeypatch):
 def test_evaluating_again_gives_the_same_row(finished):
   workdir, rows = finished
   folder = workdir / 'jumprelu_l0_0.1'
-  run = runs.load_run(folder)
-  again = runs.evaluate_folder(folder, run, inputs.prepare(run))
+  run = run_folder.load_run(folder)
+  again = evaluated(folder, run)
   assert again == rows[1]
 
 
@@ -158,15 +167,14 @@ def test_metrics_that_are_not_defined_are_null(finished):
 def test_importance_and_special_positions_are_asked_for(finished):
   folder = finished[0] / 'jumprelu_l0_0.001'
   # Before the last block, where other positions still attend to special ones.
-  run = runs.load_run(folder).with_values({'lm.layer': 0})
+  run = run_folder.load_run(folder).with_values({'lm.layer': 0})
   asked = run.with_values(
     {
       'evaluation.importance_sequences': 4,
       'evaluation.splice_special': True,
     }
   )
-  plain = runs.evaluate_folder(folder, run, inputs.prepare(run))
-  row = runs.evaluate_folder(folder, asked, inputs.prepare(asked))
+  plain, row = evaluated(folder, run), evaluated(folder, asked)
   assert plain['importance_uniformity'] is None
   assert 0 < row['importance_uniformity'] <= 1
   assert row['kl'] != plain['kl']
@@ -176,19 +184,19 @@ def test_importance_and_special_positions_are_asked_for(finished):
 def test_saes_are_evaluated_in_groups_that_fit(finished, monkeypatch):
   workdir, rows = finished
   folders = [workdir / f'jumprelu_l0_{name}' for name in ('0.001', '0.1')]
-  pairs = [(folder, runs.load_run(folder)) for folder in folders]
+  pairs = [(folder, run_folder.load_run(folder)) for folder in folders]
   prepared = inputs.prepare(pairs[0][1])
-  sizes, measure = [], runs.evaluation.measure
+  sizes, measure = [], sae_folders.evaluation.measure
 
   def counted(saes, *args):
     sizes.append(len(saes))
     return measure(saes, *args)
 
-  monkeypatch.setattr(runs.evaluation, 'measure', counted)
+  monkeypatch.setattr(sae_folders.evaluation, 'measure', counted)
   one_bytes = (folders[0] / 'params.npz').stat().st_size
   for limit, expected in ((2 * one_bytes, [2]), (one_bytes, [1, 1])):
-    monkeypatch.setattr(runs, '_EVALUATED_BYTES', limit)
-    found = list(runs.evaluate_folders(pairs, prepared))
+    monkeypatch.setattr(sae_folders, '_TOGETHER_BYTES', limit)
+    found = list(sae_folders.evaluate(pairs, prepared))
     assert [folder for folder, _, _ in found] == folders
     assert [row for _, row, _ in found] == rows
     assert sizes == expected
@@ -202,35 +210,35 @@ def test_workdir_with_another_config_is_left_alone(finished, sweep):
   with pytest.raises(
     errors.InputError, match='sae.num_latents: 32 there, 64 now'
   ):
-    runs.claim(workdir, other)
+    run_folder.claim(workdir, other)
   assert contents(workdir) == before
 
 
 def test_a_run_may_continue_on_another_mesh(finished, sweep):
-  runs.claim(finished[0], sweep.with_values({'mesh.data': 2}))
+  run_folder.claim(finished[0], sweep.with_values({'mesh.data': 2}))
 
 
 def test_workdir_that_holds_something_else_is_refused(tmp_path, tiny_run):
   (tmp_path / 'thesis.tex').write_text('precious')
   with pytest.raises(errors.InputError, match='holds no run'):
-    runs.claim(tmp_path, tiny_run)
+    run_folder.claim(tmp_path, tiny_run)
   assert [p.name for p in tmp_path.iterdir()] == ['thesis.tex']
 
 
 def test_sae_for_another_site_is_refused(finished, tmp_path):
   folder = tmp_path / 'sae'
   shutil.copytree(finished[0] / 'jumprelu_l0_0.1', folder)
-  run = runs.load_run(folder).with_values({'lm.site': 'attn_z'})
+  run = run_folder.load_run(folder).with_values({'lm.site': 'attn_z'})
   with pytest.raises(errors.InputError, match='size 16, but attn_z.*size 12'):
-    runs.evaluate_folder(folder, run, inputs.prepare(run))
+    evaluated(folder, run)
 
 
 def test_load_run_refuses_what_is_no_run(tmp_path):
   with pytest.raises(errors.InputError, match='folder that a run has written'):
-    runs.load_run(tmp_path)
+    run_folder.load_run(tmp_path)
   (tmp_path / 'config.json').write_text('{')
   with pytest.raises(errors.InputError, match='is not JSON'):
-    runs.load_run(tmp_path)
+    run_folder.load_run(tmp_path)
 
 
 def test_pareto_plot_is_drawn(finished, tmp_path):

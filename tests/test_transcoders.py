@@ -6,7 +6,10 @@ import pytest
 
 from jumprelu_jax import inputs
 from jumprelu_jax import loop
+from jumprelu_jax import run_folder
 from jumprelu_jax import runs
+from jumprelu_jax import sae_folders
+from jumprelu_jax import supply
 from jumprelu_jax.activations import store as store_lib
 
 
@@ -31,7 +34,7 @@ def run(tiny_run):
 def finished(run, tmp_path_factory):
   """(folder, row) of the run."""
   workdir = tmp_path_factory.mktemp('runs') / 'transcoder'
-  runs.claim(workdir, run)
+  run_folder.claim(workdir, run)
   (row,) = runs.run_all(inputs.prepare(run), {'sae': run}, workdir)
   return workdir, row
 
@@ -55,7 +58,7 @@ def test_row_names_both_sites(finished, run):
   names = {path.name for path in (workdir / 'activations').iterdir()}
   assert {'mlp_in_1', 'mlp_out_1'} < names
   folder = workdir / 'sae'
-  again = runs.evaluate_folder(folder, run, inputs.prepare(run))
+  ((_, again, _),) = sae_folders.evaluate([(folder, run)], inputs.prepare(run))
   assert again == row
 
 
@@ -87,7 +90,7 @@ def test_live_is_stored(finished, run, tmp_path):
   states = []
   for mode, folder in (('stored', workdir), ('live', tmp_path)):
     prepared = inputs.prepare(run.with_values({'activations.mode': mode}))
-    shards = runs.open_shards(prepared, folder)
+    shards = supply.open_shards(prepared, folder)
     assert shards.widths == (16, 16)
     assert len(shards.rows_per_shard) >= 3
     states.append(

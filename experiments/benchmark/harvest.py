@@ -17,7 +17,7 @@ import numpy as np
 
 from experiments import launch
 from jumprelu_jax import inputs
-from jumprelu_jax import runs
+from jumprelu_jax import supply
 from jumprelu_jax.activations import harvest as harvest_lib
 from jumprelu_jax.text import packing
 
@@ -41,9 +41,10 @@ def bare(plan, tap):
 
 def main():
   run = launch.run_config()
-  per_bucket = run.activations.bucket_rows // run.text.context_length
-  run = run.with_values({'activations.sequences': _BUCKETS.value * per_bucket})
-  prepared = inputs.prepare(run)
+  sequences = _BUCKETS.value * inputs.prepare(run).sequences_per_bucket
+  prepared = inputs.prepare(
+    run.with_values({'activations.sequences': sequences})
+  )
   tap = prepared.tap(prepared.harvested)
   ratios = []
   with tempfile.TemporaryDirectory() as folder:
@@ -55,7 +56,7 @@ def main():
       bare(plan, tap)
       middle = time.perf_counter()
       stores = {
-        runs.site_folder(f'{folder}/{i}', site): prepared.describe(
+        supply.site_folder(f'{folder}/{i}', site): prepared.describe(
           site, len(plan.tokens_NL)
         )
         for site in prepared.harvested

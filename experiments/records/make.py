@@ -14,7 +14,7 @@ from jumprelu_jax import embedded
 from jumprelu_jax import errors
 from jumprelu_jax import identity
 from jumprelu_jax import inputs as inputs_lib
-from jumprelu_jax import runs
+from jumprelu_jax import run_folder
 from jumprelu_jax import whole
 from jumprelu_jax.exchange import hub
 from jumprelu_jax.exchange import own
@@ -108,7 +108,7 @@ def run_of(request: Request, sae: api.SAE) -> config_lib.RunConfig:
   folder = hub.resolve_sae(request.sae)
   folder = folder.parent if folder.is_file() else folder
   is_run = own.recognises(folder) and (folder / own.RUN).is_file()
-  run = runs.load_run(folder) if is_run else _default_run(request, sae)
+  run = run_folder.load_run(folder) if is_run else _default_run(request, sae)
   changes = {
     'lm.site': sae.site.name,
     'lm.layer': sae.site.layer,

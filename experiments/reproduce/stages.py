@@ -14,7 +14,9 @@ from jumprelu_jax import finished
 from jumprelu_jax import inputs as inputs_lib
 from jumprelu_jax import progress
 from jumprelu_jax import results
+from jumprelu_jax import run_folder
 from jumprelu_jax import runs
+from jumprelu_jax import supply
 from jumprelu_jax.plot import catalogue
 
 _TUNING_COLUMNS = ('round', 'tried', 'best', *results.COLUMNS)
@@ -65,7 +67,7 @@ def harvest(preset, workdir):
       }
     )
     folder = workdir / f'activations_{seed}'
-    runs.harvest(inputs_lib.prepare(run), str(folder))
+    supply.harvest(inputs_lib.prepare(run), str(folder))
     folders[seed] = str(folder)
   return folders
 
@@ -84,7 +86,7 @@ def run_at(preset, place, seed, store):
 
 def train(inputs, folder, named):
   """Trains and evaluates SAEs by name, in a folder of their own."""
-  with runs.claimed(folder, inputs.run):
+  with run_folder.claimed(folder, inputs.run):
     return runs.run_all(inputs, named, folder)
 
 
@@ -104,7 +106,7 @@ def measure(preset, workdir):
   run = run_at(preset, preset.tuned_at, min(preset.places), '')
   run = run.with_values(preset.yardstick)
   store = str(workdir / 'yardstick_activations')
-  runs.harvest(inputs_lib.prepare(run), store)
+  supply.harvest(inputs_lib.prepare(run), store)
   run = run.with_values({'activations.store': store})
   kind = preset.kinds[0]
   named = {

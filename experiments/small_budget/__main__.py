@@ -28,7 +28,8 @@ from jumprelu_jax import inputs as inputs_lib
 from jumprelu_jax import loop
 from jumprelu_jax import progress
 from jumprelu_jax import results
-from jumprelu_jax import runs
+from jumprelu_jax import run_folder
+from jumprelu_jax import supply
 from jumprelu_jax import writer
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder.', required=True)
@@ -97,8 +98,8 @@ def main():
   run = launch.run_config()
   prepared = inputs_lib.prepare(run)
   workdir = pathlib.Path(_WORKDIR.value)
-  runs.claim(workdir, run)
-  store = runs.open_shards(prepared, workdir)
+  run_folder.claim(workdir, run)
+  store = supply.open_shards(prepared, workdir)
   rows = []
   for case in studies.STUDIES[_STUDY.value](run):
     coeff, seed = case.run.objective.sparsity_coeff, case.run.seed

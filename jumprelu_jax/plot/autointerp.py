@@ -32,7 +32,7 @@ def draw(
     title: what all the SAEs share.
   """
   table = [row for row in table if row['mean'] is not None]
-  lines = style.lines(finished.groups(table, ('architecture',)))
+  lines = style.architectures(finished.groups(table, ('architecture',)))
   measures = list(dict.fromkeys(row['measure'] for row in table))
   columns = min(len(measures), _MAX_COLUMNS)
   rows = -(-len(measures) // columns)

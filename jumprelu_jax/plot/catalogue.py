@@ -44,7 +44,7 @@ class Entry:
 
 def of_runs(rows: Sequence[finished.Row]) -> Iterator[Entry]:
   """Yields the figures of runs of one `finished.SETTING`."""
-  lines = style.lines(finished.groups(rows, finished.KIND))
+  lines = style.architectures(finished.groups(rows, finished.KIND))
   title = fronts.title_of(rows[0])
   for metric in fronts.METRICS:
     table = fronts.table_of(rows, metric)

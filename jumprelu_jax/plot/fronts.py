@@ -113,7 +113,7 @@ def pareto(rows: Sequence[Row], folder: str | os.PathLike) -> None:
       L0 has not settled are drawn hollow.
     folder: where the pictures are written.
   """
-  lines = style.lines(finished.groups(rows, finished.KIND))
+  lines = style.architectures(finished.groups(rows, finished.KIND))
   tables = {name: table_of(rows, name) for name in ('delta_lm_loss', 'fvu')}
   with style.look():
     figure = style.figure(style.PAGE, 2.6)

@@ -26,7 +26,8 @@ def draw(table: Sequence[finished.Row], title: str) -> mpl_figure.Figure:
     title: what all rows share.
   """
   rows = [row for row in table if row['architecture']]
-  looks = style.lines(dict.fromkeys(row['architecture'] for row in rows))
+  kinds = finished.groups(rows, ('architecture',))
+  looks = {name: look for (name,), look in style.architectures(kinds).items()}
   overall = [row for row in rows if row['sparsity'] == '']
   of_yes = [
     row for row in rows if row['sparsity'] != '' and row['rating'] == 'yes'

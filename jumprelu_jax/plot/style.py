@@ -31,6 +31,8 @@ COLUMN, PAGE = 3.4, 7.0
 _COLORS = (
     '#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000',
 )  # fmt: skip
+# The field's main ones have a look of their own, the same in every figure.
+_MAIN = ('jumprelu', 'gated', 'topk', 'batch_topk', 'relu')
 _MARKERS = 'osD^v<>PX*'
 _LINES = ('-', '--', '-.', ':', (0, (6, 1, 1, 1, 1, 1)))
 _SETTINGS = {
@@ -76,6 +78,20 @@ def lines(names: Iterable[object]) -> dict[object, Line]:
     )
     for i, name in enumerate(names)
   }
+
+
+def architectures(
+  kinds: Iterable[tuple[str, ...]],
+) -> dict[tuple[str, ...], Line]:
+  """Returns a look for each kind, (architecture, …); no two alike.
+
+  JumpReLU, Gated, TopK, BatchTopK and ReLU look the same in every figure; of
+  several kinds of one of them the first does.
+  """
+  kinds = list(kinds)
+  looks = list(lines(range(len(_MAIN) + len(kinds))).values())
+  own, others = dict(zip(_MAIN, looks, strict=False)), iter(looks[len(_MAIN) :])
+  return {kind: own.pop(kind[0], None) or next(others) for kind in kinds}
 
 
 def names(
