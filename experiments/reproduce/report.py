@@ -164,6 +164,10 @@ TABLES: dict[str, tuple[str, Callable[[Sequence[Row]], str]]] = {
   'smollm2_tuning': ('smollm2/tuning.csv', tuning_table),
   'smollm2_yardstick': ('smollm2/yardstick.csv', yardstick_table),
   'smollm2_saelens': ('smollm2/yardstick_saelens.csv', yardstick_table),
+  'smollm2_novels_sotu': (
+    'smollm2/yardstick_novels_sotu.csv',
+    yardstick_table,
+  ),
   'smollm2_matched': ('smollm2/comparison.csv', matched_table),
   'smollm2_side': ('smollm2/comparison.csv', side_table),
 }
