@@ -200,3 +200,11 @@ def _hook(module, side, fn):
     return None if x is None else (x, *output[1:])
 
   return module.register_forward_hook(after)
+
+
+def assert_close(got, want, **kwargs):
+  """Holds an array to a reference's, to 1e-5 of its largest value."""
+  # Relative to the largest value: a small entry is a difference of large ones
+  # and keeps their rounding error.
+  atol = 1e-5 * np.abs(want).max()
+  np.testing.assert_allclose(got, want, rtol=0, atol=atol, **kwargs)

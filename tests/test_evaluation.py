@@ -23,7 +23,7 @@ from jumprelu_jax.sae import maps
 from jumprelu_jax.sae import released
 
 # That every place in a block is read and replaced rightly is for
-# test_transformer; here each is a program to compile.
+# test_families; here each is a program to compile.
 SITES = [sites.parse(text) for text in ('attn_z/1', 'mlp_in/0', 'resid_post/1')]
 RESID = sites.Site('resid_post', 0)
 # Of a transcoder: site that is read, site that is predicted.
