@@ -339,6 +339,11 @@ class RunConfig:
     """The seed of the order of rows."""
     return self.seed if self.train.stream_seed < 0 else self.train.stream_seed
 
+  @property
+  def sequences_per_bucket(self) -> int:
+    """How many sequences' rows are shuffled together, and make a shard."""
+    return self.activations.bucket_rows // self.text.context_length
+
   def to_dict(self) -> dict[str, Any]:
     """Returns nested plain dicts, as they are stored as JSON."""
     return json.loads(json.dumps(dataclasses.asdict(self)))

@@ -128,11 +128,6 @@ class Inputs:
     """Sizes of an activation, and of a transcoder's target."""
     return tuple(self.architecture.site_dim(s.name) for s in self.trained_on)
 
-  @property
-  def sequences_per_bucket(self) -> int:
-    """How many sequences' rows are shuffled together, and make a shard."""
-    return self.run.activations.bucket_rows // self.run.text.context_length
-
   def plan(self, path: pathlib.Path) -> buckets.Plan:
     """Returns the plan of the run's buckets.
 
@@ -149,7 +144,7 @@ class Inputs:
       tokens_NL=sequences.open(path),
       special_ids=self.architecture.special_ids,
       pad_id=self.architecture.pad_id,
-      sequences_per_bucket=self.sequences_per_bucket,
+      sequences_per_bucket=self.run.sequences_per_bucket,
       sequences_per_batch=config.sequences_per_batch,
       max_norm_multiple=config.max_norm_multiple,
       seed=self.run.seed,
@@ -194,9 +189,9 @@ class Inputs:
       bos_id=self.architecture.bos_id,
       special_ids=self.architecture.special_ids,
       seed=run.seed,
-      sequences_per_bucket=self.sequences_per_bucket,
+      sequences_per_bucket=run.sequences_per_bucket,
       max_norm_multiple=run.activations.max_norm_multiple,
-      num_shards=-(-num_sequences // self.sequences_per_bucket),
+      num_shards=-(-num_sequences // run.sequences_per_bucket),
     )
 
   def _keep_sequences(self, path):

@@ -74,8 +74,7 @@ def load_run(folder: str | os.PathLike) -> config_lib.RunConfig:
     errors.InputError: there is none, or it is not a config.
   """
   path = pathlib.Path(folder) / 'config.json'
-  if seals.is_sealed(folder, path.name):
-    has(pathlib.Path(folder), path.name)
+  has(path.parent, path.name)  # raises if it is damaged
   if not path.is_file():
     raise errors.InputError(
       f'{path} does not exist; give a folder that a run has written.'

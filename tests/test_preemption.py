@@ -15,9 +15,9 @@ import test_hosts
 import test_launchers
 
 from jumprelu_jax import checkpoint
+from jumprelu_jax import inputs
 from jumprelu_jax import loop
 from jumprelu_jax import preemption
-from jumprelu_jax import runs
 from jumprelu_jax import sharding
 from jumprelu_jax import supply
 from jumprelu_jax import writer
@@ -146,7 +146,7 @@ def test_no_secret_is_in_any_line_or_file(overrides, tmp_path, monkeypatch):
 
 def test_a_harvest_ends_between_batches(tiny_run, tmp_path, monkeypatch):
   """Shards that are written are kept; a bucket in the making is not."""
-  prepared = runs.inputs_lib.prepare(
+  prepared = inputs.prepare(
     tiny_run.with_values({'activations.bucket_rows': 128})
   )
   make, made = supply.harvest_lib.buckets.make, []

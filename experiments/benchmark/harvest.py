@@ -41,10 +41,9 @@ def bare(plan, tap):
 
 def main():
   run = launch.run_config()
-  sequences = _BUCKETS.value * inputs.prepare(run).sequences_per_bucket
-  prepared = inputs.prepare(
-    run.with_values({'activations.sequences': sequences})
-  )
+  sequences = _BUCKETS.value * run.sequences_per_bucket
+  run = run.with_values({'activations.sequences': sequences})
+  prepared = inputs.prepare(run)
   tap = prepared.tap(prepared.harvested)
   ratios = []
   with tempfile.TemporaryDirectory() as folder:

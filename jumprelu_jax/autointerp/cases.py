@@ -37,8 +37,8 @@ class Choice:
   seed: int = 0
 
   def __post_init__(self):
-    errors.check_least(0, vars(self))
     errors.check_least(1, {'min_windows': self.min_windows})
+    errors.check_least(0, vars(self))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
