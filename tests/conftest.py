@@ -1,9 +1,23 @@
 """Settings and fixtures of all tests: CPU, eight devices, strict ranks."""
 
 import os
+import pathlib
 
-# Before anything asks for a device, and for the processes that tests start.
+ROOT = pathlib.Path(__file__).parents[1]
+# Before JAX is imported, and for the processes that tests start. Almost all time
+# would be XLA optimising programs that run for a moment; `XLA_FLAGS= pytest`
+# tests programs optimised as users have them.
 os.environ['JAX_PLATFORMS'] = 'cpu'
+_ENVIRONMENT = {
+  'XLA_FLAGS': (
+    '--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false'
+  ),
+  'JAX_COMPILATION_CACHE_DIR': str(ROOT / '.pytest_cache' / 'd' / 'compiled'),
+  'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+  'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
+}
+for _name, _value in _ENVIRONMENT.items():
+  os.environ.setdefault(_name, _value)
 
 import jax  # noqa: E402
 
@@ -25,6 +39,7 @@ from jumprelu_jax.lm import transformer  # noqa: E402
 if not flags.FLAGS.is_parsed():
   flags.FLAGS.mark_as_parsed()
 
+MAPPINGS = pathlib.Path('/proc/self/maps')
 TINY_LM = gemma2.architecture(
   vocab_size=40,
   hidden_size=16,
@@ -41,14 +56,15 @@ TINY_LM = gemma2.architecture(
 
 
 @pytest.fixture(scope='module', autouse=True)
-def programs_are_dropped():
-  """Frees what a file's tests compiled.
+def few_memory_mappings():
+  """Frees compiled programs before a process has too many memory mappings.
 
-  Each program is a few mappings of memory, of which a process may have 65,530;
-  XLA crashes beyond.
+  Each program takes a few, of the 65,530 that Linux gives a process; XLA crashes
+  beyond.
   """
   yield
-  jax.clear_caches()
+  if MAPPINGS.exists() and MAPPINGS.read_text().count('\n') > 30_000:
+    jax.clear_caches()
 
 
 @pytest.fixture(scope='session')
@@ -128,3 +144,27 @@ def tiny_run(make_run, tiny_lm, tiny_text):
     train__steps_per_checkpoint=20,
     evaluation__sequences_per_batch=8,
   )
+
+
+@pytest.fixture
+def overrides(tiny_lm, tiny_text):
+  """Flags of a small sweep on the tiny model, long enough to be killed."""
+  values = {
+    'lm.path': tiny_lm,
+    'lm.layer': 1,
+    'text.harvest': tiny_text,
+    'text.heldout': tiny_text,
+    'text.context_length': 16,
+    'sae.num_latents': 32,
+    'sae.k': 2,
+    'objective.target_l0': 2,
+    'train.batch_size': 64,
+    'train.steps': 1500,
+    'train.steps_per_log': 50,
+    'train.steps_per_checkpoint': 100,
+    'sweep.saes': 'jumprelu/l0/1e-3/1e-1',
+  }
+  config = ROOT / 'configs' / 'quickstart.py'
+  return [f'--config={config}:quick'] + [
+    f'--config.{key}={value}' for key, value in values.items()
+  ]

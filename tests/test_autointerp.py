@@ -2,10 +2,10 @@
 
 import asyncio
 
+from helpers import small_world
+from helpers import written_records
 import numpy as np
 import pytest
-import small_world
-import written_records
 
 from jumprelu_jax import errors
 from jumprelu_jax.autointerp import answers

@@ -4,8 +4,8 @@ import asyncio
 import email.utils
 import time
 
-import chat_server
-from chat_server import Reply
+from helpers import chat_server
+from helpers.chat_server import Reply
 import pytest
 
 from jumprelu_jax import errors

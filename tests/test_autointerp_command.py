@@ -9,11 +9,10 @@ import subprocess
 import sys
 import time
 
-import chat_server
-from chat_server import Reply
+from helpers import chat_server
+from helpers import small_world
+from helpers.chat_server import Reply
 import pytest
-import small_world
-import test_autointerp_study as study_tests
 
 pytestmark = pytest.mark.slow  # whole commands
 ROOT = pathlib.Path(__file__).parent.parent
@@ -68,7 +67,7 @@ def asked(body):
 
 def test_a_killed_run_asks_only_what_is_missing(records, tmp_path):
   def slowly(body, _):
-    return Reply(study_tests.honest(body), delay_s=0.05)
+    return Reply(chat_server.honest(body), delay_s=0.05)
 
   with chat_server.Server(slowly) as server:
     done = run(*score(records, tmp_path / 'whole', server))
@@ -117,7 +116,7 @@ def test_a_killed_run_asks_only_what_is_missing(records, tmp_path):
 
 
 def test_what_it_would_cost_is_said_and_refused(records, tmp_path):
-  with chat_server.Server(lambda body, _: study_tests.honest(body)) as server:
+  with chat_server.Server(lambda body, _: chat_server.honest(body)) as server:
     prices = ('--price_in=1000', '--price_out=1000')
     done = run(*score(records, tmp_path / 'a', server, *prices, '--dry_run'))
     assert done.returncode == 0, done.stderr

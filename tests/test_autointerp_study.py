@@ -1,18 +1,17 @@
 """Explain, simulate, detect, fuzz: synthetic latents score as they must."""
 
 import asyncio
-import collections
 import json
 import os
 import re
 import signal
 
-import chat_server
-from chat_server import Reply
+from helpers import chat_server
+from helpers import small_world
+from helpers import written_records
+from helpers.chat_server import Reply
 import numpy as np
 import pytest
-import small_world
-import written_records
 
 from jumprelu_jax import preemption
 from jumprelu_jax.autointerp import asking
@@ -26,28 +25,6 @@ from jumprelu_jax.autointerp import study
 CHOICE = cases.Choice(scoring=6, background=4, min_windows=2)
 SLOW = 11  # tokens of latents that the server does harm to
 BUSY, BROKEN, MUTE, COUNTS_WRONG, REPAIRED, CUT, DROPPED = range(12, 19)
-
-
-def honest(body):
-  """An answer from nothing but the question, as an ideal model gives it."""
-  kind = chat_server.task(body)
-  if kind == 'explain':
-    marked = re.findall(r'<<( t\d+)>>', chat_server.question(body))
-    token = collections.Counter(marked).most_common(1)[0][0]
-    return f'Active on the token{token}.'
-  token = ' ' + re.search(r'the token (t\d+)', chat_server.question(body))[1]
-  if kind == 'simulate':
-    tokens = chat_server.tokens(body)
-    return chat_server.numbered([10 * (t == token) for t in tokens])
-  pieces = chat_server.pieces(body)
-  if kind == 'detect':
-    return chat_server.numbered([has(piece, token) for piece in pieces])
-  marked = [set(re.findall(r'<<( t\d+)>>', piece)) for piece in pieces]
-  return chat_server.numbered([int(some == {token}) for some in marked])
-
-
-def has(text, token):
-  return int(token in re.findall(r' t\d+', text))
 
 
 class Model:
@@ -84,13 +61,13 @@ def test_a_run_that_is_asked_to_end_keeps_its_answers(world, tmp_path):
     asked.append(json.dumps(body))
     if len(asked) == 9:
       os.kill(os.getpid(), signal.SIGTERM)
-    return honest(body)
+    return chat_server.honest(body)
 
   with preemption.heard(), pytest.raises(preemption.PreemptedError):
     run(world, Model(answer), tmp_path / 'stopped')
   stopped = len(asked)
   again = run(world, Model(answer), tmp_path / 'stopped')
-  assert again == run(world, Model(honest), tmp_path / 'whole')
+  assert again == run(world, Model(chat_server.honest), tmp_path / 'whole')
   assert 9 <= stopped < len(asked)
   assert len(asked) == len(set(asked))  # nothing was asked twice
 
@@ -104,7 +81,7 @@ def check_all_end(rows):
 
 
 def test_a_known_explanation_scores_one(world, tmp_path):
-  rows = run(world, Model(honest), tmp_path / 'answers')
+  rows = run(world, Model(chat_server.honest), tmp_path / 'answers')
   check_all_end(rows)
   for latent in (small_world.TOKEN, small_world.OTHER, *range(6, 18)):
     row = rows[latent]
@@ -125,9 +102,9 @@ def test_a_known_explanation_scores_one(world, tmp_path):
 def test_a_wrong_explanation_scores_nothing(world, tmp_path):
   def other_token(body):
     if chat_server.task(body) == 'explain':
-      number = int(re.search(r'token t(\d+)', honest(body))[1])
+      number = int(re.search(r'token t(\d+)', chat_server.honest(body))[1])
       return f'Active on the token t{20 + number % 20}.'
-    return honest(body)
+    return chat_server.honest(body)
 
   rows = run(world, Model(other_token), tmp_path / 'answers')
   asked = [small_world.TOKEN, small_world.OTHER, *range(6, 18)]
@@ -187,7 +164,7 @@ def test_one_who_says_the_same_everywhere_scores_nothing(world, tmp_path):
       return chat_server.numbered([0] * len(chat_server.tokens(body)))
     if kind in ('detect', 'fuzz'):
       return chat_server.numbered([1] * len(chat_server.pieces(body)))
-    return honest(body)
+    return chat_server.honest(body)
 
   row = run(world, Model(silent), tmp_path / 'a')[small_world.TOKEN]
   assert row['simulation'] == 0
@@ -202,11 +179,13 @@ def test_the_explainer_never_sees_what_is_scored(world, tmp_path):
     if chat_server.task(body) == 'explain':
       for piece in chat_server.pieces(body):
         plain = re.sub(r'<<( t\d+)>>\(\d+\)', r'\1', piece)
-        shown.setdefault(honest(body), []).append(plain.split('\n')[0])
+        shown.setdefault(chat_server.honest(body), []).append(
+          plain.split('\n')[0]
+        )
     elif chat_server.task(body) == 'simulate':
       token = re.search(r'What is known of the unit: (.*)', text)[1]
       scored.setdefault(token, []).append(''.join(chat_server.tokens(body)))
-    return honest(body)
+    return chat_server.honest(body)
 
   run(world, Model(watching), tmp_path / 'a', ('simulation',))
   for explanation in ('Active on the token t3.', 'Active on the token t7.'):
@@ -218,7 +197,7 @@ def test_the_explainer_never_sees_what_is_scored(world, tmp_path):
 def harmful(body, count):
   """Answers of a server that fails in another way for each latent."""
   kind, text = chat_server.task(body), chat_server.question(body)
-  answer = honest(body)
+  answer = chat_server.honest(body)
   told = re.search(r'the token t(\d+)', text if kind != 'explain' else answer)
   token = int(told[1])
   if kind == 'explain':
@@ -290,7 +269,7 @@ def test_an_estimate_counts_the_requests_to_come(world, tmp_path):
   counted = {}
   for name, reader in (
     ('estimate', asking.Estimator({'model': 'm'})),
-    ('spent', Model(honest)),
+    ('spent', Model(chat_server.honest)),
     ('nothing', asking.Estimator({'model': 'm'})),
   ):
     ask = asking.Asker(reader, cache, keeps=name == 'spent')
@@ -312,4 +291,4 @@ def test_questions_fit_their_answers(world, tmp_path):
       assert asking.num_tokens(found.text) <= request.max_tokens
       return found
 
-  run(world, Limited(honest), tmp_path / 'answers')
+  run(world, Limited(chat_server.honest), tmp_path / 'answers')

@@ -4,9 +4,9 @@ import gc
 import threading
 import time
 
+from helpers import small_store
 import numpy as np
 import pytest
-import small_store
 
 from jumprelu_jax import errors
 from jumprelu_jax.activations import batches as batches_lib

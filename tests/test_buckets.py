@@ -4,9 +4,9 @@ import collections
 import itertools
 import tracemalloc
 
+from helpers import small_plan
 import numpy as np
 import pytest
-import small_plan
 
 from jumprelu_jax.activations import buckets
 

@@ -2,9 +2,9 @@
 
 import math
 
+from helpers import small_results
 import numpy as np
 import pytest
-import small_results
 
 from jumprelu_jax import comparison
 from jumprelu_jax import errors

@@ -2,11 +2,11 @@
 
 import dataclasses
 
+from helpers.random_saes import random_of
 import jax
 from jax import numpy as jnp
 import numpy as np
 import pytest
-from random_saes import random_of
 
 from jumprelu_jax import components
 from jumprelu_jax import objectives

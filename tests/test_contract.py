@@ -6,11 +6,11 @@ numbers with which it recovers a planted dictionary. The rest is promised by
 each architecture together with all objectives that can train it.
 """
 
+from helpers.small_planted import PlantedShards
 import jax
 from jax import numpy as jnp
 import numpy as np
 import pytest
-from small_planted import PlantedShards
 
 from jumprelu_jax import architectures
 from jumprelu_jax import export

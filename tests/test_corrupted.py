@@ -5,23 +5,20 @@ belongs to must raise InputError, or give what it gave before. Files in other
 libraries' formats have their own tests (`test_untrusted`).
 """
 
-from collections.abc import Callable
-import dataclasses
 import functools
 import gzip
 import json
 import lzma
-import pathlib
 import shutil
 
+from helpers import corruption
+from helpers import small_store
 import jax
 from jax import numpy as jnp
 import numpy as np
 import pytest
-import small_store
 
 from jumprelu_jax import checkpoint
-from jumprelu_jax import errors
 from jumprelu_jax import export
 from jumprelu_jax import finished
 from jumprelu_jax import inputs
@@ -31,84 +28,6 @@ from jumprelu_jax import sae_folders
 from jumprelu_jax import sweeps
 from jumprelu_jax.activations import store as store_lib
 from jumprelu_jax.text import sources
-
-#: What this file has done, by kind: (told of, of no consequence).
-FOUND = {}
-
-
-def truncated(content, rng):
-  return content[: rng.integers(len(content))]
-
-
-def flipped(content, rng):
-  place, changed = int(rng.integers(len(content))), bytearray(content)
-  changed[place] ^= 1 << int(rng.integers(8))
-  return bytes(changed)
-
-
-def another_byte(content, rng):
-  """Most often of digits and letters another, so that the form stays."""
-  place, changed = int(rng.integers(len(content))), bytearray(content)
-  changed[place] = int(rng.choice(list(b'0123456789abcdef".,-{} ')))
-  return bytes(changed)
-
-
-def blanked(content, rng):
-  first, last = sorted(rng.integers(len(content) + 1, size=2))
-  return content[:first] + bytes(last - first) + content[last:]
-
-
-def repeated(content, rng):
-  first, last = sorted(rng.integers(len(content) + 1, size=2))
-  return content[:last] + content[first:]
-
-
-DAMAGES = (flipped, another_byte, flipped, truncated, another_byte, blanked,
-           repeated)  # fmt: skip
-
-
-@dataclasses.dataclass
-class Kind:
-  """A kind of file: its path, how often to damage it, and what reads it."""
-
-  path: pathlib.Path
-  times: int
-  read: Callable
-
-
-class RedoneError(Exception):
-  """Work would be done again, which ends with the same bits."""
-
-
-def check(name, kind):
-  """Damages a file; every time, its reader must tell, or not care."""
-  content, expected = kind.path.read_bytes(), kind.read()
-  rng = np.random.default_rng([len(name), *name.encode()])
-  told = harmless = 0
-  for i in range(kind.times):
-    damaged = DAMAGES[i % len(DAMAGES)](content, rng)
-    _replace(kind.path, damaged)
-    try:
-      got = kind.read()
-    except errors.InputError as error:
-      told += 1 if len(str(error)) > 30 else 0
-      continue
-    except RedoneError:
-      harmless += 1
-      continue
-    finally:
-      _replace(kind.path, content)
-    assert got == expected, (name, i, DAMAGES[i % len(DAMAGES)].__name__)
-    harmless += 1
-  FOUND[name] = (told, harmless)
-  # The damage has teeth: a reader that never tells would pass unread.
-  assert told, name
-
-
-def _replace(path, content):
-  aside = path.with_name(path.name + '.aside')
-  aside.write_bytes(content)
-  aside.replace(path)
 
 
 def read_store(folder, description):
@@ -139,7 +58,7 @@ def test_stores(name, tmp_path):
   description = small_store.describe(format=form)
   small_store.write(tmp_path, description)
   read = functools.partial(read_store, tmp_path, description)
-  check(name, Kind(tmp_path / file, times, read))
+  corruption.check(name, corruption.Kind(tmp_path / file, times, read))
 
 
 @pytest.fixture(scope='module')
@@ -174,7 +93,7 @@ def again(whole, monkeypatch):
   prepared = inputs.prepare(next(iter(swept.values())))
 
   def redo(*arguments):
-    raise RedoneError
+    raise corruption.RedoneError
 
   monkeypatch.setattr(runs, '_train_all', redo)
   monkeypatch.setattr(sae_folders, 'evaluate', lambda to, _: map(redo, to))
@@ -201,13 +120,19 @@ SAE_FILES = {
 @pytest.mark.parametrize('name', SAE_FILES)
 def test_files_of_an_sae(name, whole, again):
   path = whole[1] / 'run' / SAE / name
-  check(f'an SAE: {name}', Kind(path, SAE_FILES[name], again))
+  corruption.check(
+    f'an SAE: {name}', corruption.Kind(path, SAE_FILES[name], again)
+  )
 
 
 def test_files_of_a_run(whole, again):
   workdir = whole[1] / 'run'
-  check('a run: config.json', Kind(workdir / 'config.json', 60, again))
-  check('a run: inputs.json', Kind(workdir / 'inputs.json', 40, again))
+  corruption.check(
+    'a run: config.json', corruption.Kind(workdir / 'config.json', 60, again)
+  )
+  corruption.check(
+    'a run: inputs.json', corruption.Kind(workdir / 'inputs.json', 40, again)
+  )
 
 
 @pytest.mark.parametrize(
@@ -220,7 +145,9 @@ def test_what_figures_read(name, whole):
     rows = finished.read([workdir])
     return [(*row.items(), finished.frequency_M(row).tobytes()) for row in rows]
 
-  check(f'figures: {name}', Kind(workdir / name, 40, read))
+  corruption.check(
+    f'figures: {name}', corruption.Kind(workdir / name, 40, read)
+  )
 
 
 def test_weights_without_their_folder(whole, tmp_path):
@@ -231,7 +158,7 @@ def test_weights_without_their_folder(whole, tmp_path):
     sae = export.load_npz(path)
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(sae)]
 
-  check('params.npz alone', Kind(path, 80, read))
+  corruption.check('params.npz alone', corruption.Kind(path, 80, read))
 
 
 @pytest.mark.parametrize('name', ['sequences.npy', 'sequences.json'])
@@ -244,7 +171,7 @@ def test_packed_tokens(name, whole, tmp_path):
   def read():
     return prepared.plan(tmp_path / 'sequences.npy').tokens_NL.tobytes()
 
-  check(name, Kind(tmp_path / name, 60, read))
+  corruption.check(name, corruption.Kind(tmp_path / name, 60, read))
 
 
 @pytest.mark.parametrize(
@@ -260,7 +187,9 @@ def test_models(name, whole):
     run_folder.check_unchanged(folder / 'run', digests)
     return digests
 
-  check(f'a model: {name}', Kind(folder / 'lm' / name, 20, read))
+  corruption.check(
+    f'a model: {name}', corruption.Kind(folder / 'lm' / name, 20, read)
+  )
 
 
 def test_texts(whole, tmp_path):
@@ -277,7 +206,7 @@ def test_texts(whole, tmp_path):
   ):
     path = tmp_path / name
     path.write_bytes(content)
-    check(name, Kind(path, 14, read_from(path)))
+    corruption.check(name, corruption.Kind(path, 14, read_from(path)))
 
   def read_heldout():
     prepared = inputs.prepare(run)
@@ -285,7 +214,9 @@ def test_texts(whole, tmp_path):
     run_folder.check_unchanged(folder / 'run', digest)
     return digest
 
-  check('text.jsonl', Kind(folder / 'text.jsonl', 14, read_heldout))
+  corruption.check(
+    'text.jsonl', corruption.Kind(folder / 'text.jsonl', 14, read_heldout)
+  )
 
 
 def test_checkpoints(tmp_path):
@@ -305,7 +236,9 @@ def test_checkpoints(tmp_path):
     shutil.rmtree(folder)
     shutil.copytree(kept, folder)
     path = folder / names[i % len(names)]
-    path.write_bytes(DAMAGES[i % len(DAMAGES)](path.read_bytes(), rng))
+    path.write_bytes(
+      corruption.DAMAGES[i % len(corruption.DAMAGES)](path.read_bytes(), rng)
+    )
     saves = checkpoint.Checkpointer(folder)
     (*_, last) = saves.steps()
     found = saves.restore(last, {'a': jnp.zeros((9, 9))})['a']
@@ -313,14 +246,14 @@ def test_checkpoints(tmp_path):
     assert saves.notes(last) == {'at': last / 3}
     saves.close()
     told, harmless = told + (last == 2), harmless + (last == 4)
-  FOUND['checkpoints'] = (told, harmless)
+  corruption.FOUND['checkpoints'] = (told, harmless)
   assert told > 20
 
 
 def test_there_were_enough(request):
   """The figures of docs/reliability.md, if this file ran as a whole."""
-  told, harmless = np.sum(list(FOUND.values()), axis=0)
-  print(json.dumps({k: list(map(int, v)) for k, v in FOUND.items()}))
+  told, harmless = np.sum(list(corruption.FOUND.values()), axis=0)
+  print(json.dumps({k: list(map(int, v)) for k, v in corruption.FOUND.items()}))
   print(f'{told} told of, {harmless} of no consequence')
-  if len(FOUND) >= 26:
+  if len(corruption.FOUND) >= 26:
     assert told + harmless >= 500

@@ -8,10 +8,10 @@ import re
 import threading
 import time
 
-import headless
+from helpers import headless
+from helpers import small_records
 import numpy as np
 import pytest
-import small_records
 
 from experiments.dashboard import details
 from experiments.dashboard import site

@@ -6,10 +6,10 @@ import pathlib
 import subprocess
 import sys
 
+from helpers import commands
+from helpers import disks
 import numpy as np
 import pytest
-import test_launchers
-import test_store_failures
 
 from jumprelu_jax import checkpoint
 from jumprelu_jax import errors
@@ -49,11 +49,11 @@ def sweep(run, workdir):
 def whole(run, tmp_path_factory):
   workdir = tmp_path_factory.mktemp('disk_full') / 'run'
   sweep(run, workdir)
-  return test_launchers.outcome(workdir)
+  return commands.outcome(workdir)
 
 
 def assert_same(workdir, wanted):
-  table, arrays = test_launchers.outcome(workdir)
+  table, arrays = commands.outcome(workdir)
   assert table == wanted[0]
   for key, array in wanted[1].items():
     np.testing.assert_array_equal(arrays[key], array)
@@ -136,17 +136,17 @@ def real_disk(run, disk):
   """Sweeps on a disk of ever more files; each is full at another of them."""
   full, whole = [], None
   for files in (*range(4, 64, 7), 100_000):
-    test_store_failures.resize(disk, 100_000)
+    disks.resize(disk, 100_000)
     workdir = disk / f'run_{files}'
     used = os.statvfs(disk).f_files - os.statvfs(disk).f_ffree
-    test_store_failures.resize(disk, used + files)
+    disks.resize(disk, used + files)
     try:
       sweep(run, workdir)
     except (OSError, errors.DiskFullError) as error:
       full.append(error)
-      test_store_failures.resize(disk, 100_000)
+      disks.resize(disk, 100_000)
       sweep(run, workdir)
-    found = test_launchers.outcome(workdir)
+    found = commands.outcome(workdir)
     whole = whole or found
     assert_same(workdir, whole)
   assert all('no space' in str(error).lower() for error in full), full
@@ -155,7 +155,7 @@ def real_disk(run, disk):
 
 def test_a_real_disk_that_is_full_at_many_places(run, tmp_path):
   if os.geteuid() == 0:
-    with test_store_failures.small_disk(
+    with disks.small_disk(
       tmp_path / 'disk', 400_000_000, files=100_000
     ) as disk:
       real_disk(run, disk)

@@ -6,9 +6,9 @@ import math
 import re
 
 import flax.struct
+from helpers import metrics_reference
 import jax
 from jax import numpy as jnp
-import metrics_reference
 import numpy as np
 import pytest
 

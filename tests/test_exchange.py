@@ -2,6 +2,7 @@
 
 import json
 
+from helpers import format_saes
 import jax
 from jax import numpy as jnp
 import numpy as np
@@ -9,57 +10,12 @@ import pytest
 import safetensors.numpy
 
 from jumprelu_jax import errors
-from jumprelu_jax.exchange import details as details_lib
 from jumprelu_jax.exchange import formats
 from jumprelu_jax.exchange import torch_zip
-from jumprelu_jax.sae import released
 
 D, M = 8, 24
-DETAILS = details_lib.Details(
-  model='google/gemma-2-2b', site='resid_post', layer=3, l0=7.5
-)
-TRANSCODER = details_lib.Details(
-  model='google/gemma-2-2b',
-  site='mlp_in',
-  layer=3,
-  target_site='mlp_out',
-  target_layer=3,
-)
 
 
-def random(*shape, seed=0):
-  values = np.random.default_rng([seed, *shape]).normal(size=shape)
-  return values.astype('float32')
-
-
-def maps():
-  return {
-    'W_enc': random(D, M),
-    'b_enc': random(M),
-    'W_dec': random(M, D),
-    'b_dec': random(D, seed=1),
-  }
-
-
-def on_device(arrays):
-  return {name: jnp.asarray(array) for name, array in arrays.items()}
-
-
-SAES = {
-  'jumprelu': released.SAE(
-    **on_device(maps()), threshold=jnp.abs(random(M, seed=2))
-  ),
-  'relu': released.SAE(**on_device(maps()), threshold=jnp.zeros(M)),
-  'topk': released.TopKSAE(**on_device(maps()), k=5),
-  'skip': released.SAE(
-    **on_device(maps()),
-    threshold=jnp.ones(M),
-    W_skip=jnp.asarray(random(D, D, seed=3)),
-  ),
-  'topk_skip': released.TopKSAE(
-    **on_device(maps()), k=5, W_skip=jnp.asarray(random(D, D, seed=3))
-  ),
-}
 #: What each format cannot hold, and why; the rest it can.
 CANNOT = {
   ('gemma_scope', 'topk'): 'k instead of thresholds',
@@ -76,17 +32,17 @@ CANNOT = {
   ('sparsify', 'relu'): 'thresholds',
   ('sparsify', 'skip'): 'thresholds',
 }
-X_BD = random(50, D, seed=4)
+X_BD = format_saes.random(50, D, seed=4)
 
 
 def details_of(kind):
-  return TRANSCODER if 'skip' in kind else DETAILS
+  return format_saes.TRANSCODER if 'skip' in kind else format_saes.DETAILS
 
 
-@pytest.mark.parametrize('kind', SAES)
+@pytest.mark.parametrize('kind', format_saes.SAES)
 @pytest.mark.parametrize('name', formats.FORMATS)
 def test_what_is_written_is_read_back(tmp_path, name, kind):
-  sae, folder = SAES[kind], tmp_path / 'sae'
+  sae, folder = format_saes.SAES[kind], tmp_path / 'sae'
   if (name, kind) in CANNOT:
     with pytest.raises(errors.InputError, match=CANNOT[name, kind]):
       formats.save(sae, details_of(kind), folder, name)
@@ -142,7 +98,10 @@ def assert_computes(folder, f, y_hat):
 )
 @pytest.mark.parametrize('is_log', [False, True])
 def test_saelens_subtracts_where_it_would(tmp_path, config, subtracts, is_log):
-  arrays, threshold = maps(), np.abs(random(M, seed=2)) + 0.1
+  arrays, threshold = (
+    format_saes.maps(),
+    np.abs(format_saes.random(M, seed=2)) + 0.1,
+  )
   tensors = dict(arrays)
   if is_log:
     tensors['log_threshold'] = np.log(threshold)
@@ -159,8 +118,10 @@ def test_saelens_subtracts_where_it_would(tmp_path, config, subtracts, is_log):
 
 
 def test_saelens_gated_is_a_jumprelu(tmp_path):
-  arrays = maps()
-  b_gate, r_mag, b_mag = (0.3 * random(M, seed=s) for s in (5, 6, 7))
+  arrays = format_saes.maps()
+  b_gate, r_mag, b_mag = (
+    0.3 * format_saes.random(M, seed=s) for s in (5, 6, 7)
+  )
   tensors = {k: arrays[k] for k in ('W_enc', 'W_dec', 'b_dec')} | {
     'b_gate': b_gate,
     'r_mag': r_mag,
@@ -179,7 +140,7 @@ def test_saelens_gated_is_a_jumprelu(tmp_path):
 
 
 def test_saelens_topk_may_choose_by_decoder_norms(tmp_path):
-  arrays = maps()
+  arrays = format_saes.maps()
   config = {
     'architecture': 'topk',
     'k': 4,
@@ -200,7 +161,11 @@ def test_saelens_topk_may_choose_by_decoder_norms(tmp_path):
 def test_saelens_that_normalises_tokens_is_refused(tmp_path):
   config = {'architecture': 'standard', 'normalize_activations': 'layer_norm'}
   folder = written(
-    tmp_path / 'sae', maps(), config, 'sae_weights.safetensors', 'cfg.json'
+    tmp_path / 'sae',
+    format_saes.maps(),
+    config,
+    'sae_weights.safetensors',
+    'cfg.json',
   )
   with pytest.raises(errors.InputError, match="'layer_norm' is not folded"):
     formats.load(folder)
@@ -217,7 +182,7 @@ def test_saelens_that_normalises_tokens_is_refused(tmp_path):
 def test_dictionary_learning_classes(
   tmp_path, name, extra, subtracts, threshold
 ):
-  arrays = maps()
+  arrays = format_saes.maps()
   bias = 'bias' if name == 'AutoEncoder' else 'b_dec'
   tensors = {
     'encoder.weight': arrays['W_enc'].T.copy(),
@@ -234,7 +199,10 @@ def test_dictionary_learning_classes(
 
 
 def test_llamascopium_folds_a_datasets_norm(tmp_path):
-  arrays, threshold = maps(), np.abs(random(M, seed=2)) + 0.1
+  arrays, threshold = (
+    format_saes.maps(),
+    np.abs(format_saes.random(M, seed=2)) + 0.1,
+  )
   norm, hook = 3.0, 'blocks.3.hook_resid_post'
   tensors = {
     'W_E': arrays['W_enc'],
@@ -287,7 +255,9 @@ def test_llamascopium_folds_a_datasets_norm(tmp_path):
 )
 def test_gemma_scope_is_known_by_its_folder(tmp_path, path, want):
   folder = tmp_path / path
-  formats.save(SAES['jumprelu'], DETAILS, folder, 'gemma_scope')
+  formats.save(
+    format_saes.SAES['jumprelu'], format_saes.DETAILS, folder, 'gemma_scope'
+  )
   _, details = formats.load(folder)
   assert want == (
     details.model,
@@ -309,13 +279,17 @@ def test_what_is_no_sae_is_listed(tmp_path):
 def test_a_folder_that_holds_something_is_left_alone(tmp_path):
   (tmp_path / 'notes.txt').write_text('mine')
   with pytest.raises(errors.InputError, match='is not empty'):
-    formats.save(SAES['jumprelu'], DETAILS, tmp_path, 'saelens')
+    formats.save(
+      format_saes.SAES['jumprelu'], format_saes.DETAILS, tmp_path, 'saelens'
+    )
   assert [p.name for p in tmp_path.iterdir()] == ['notes.txt']
 
 
 @pytest.mark.parametrize('dtype', ['float16', 'bfloat16', 'float64'])
 def test_other_dtypes_become_float32(tmp_path, dtype):
-  arrays = {k: v.astype(jnp.dtype(dtype)) for k, v in maps().items()}
+  arrays = {
+    k: v.astype(jnp.dtype(dtype)) for k, v in format_saes.maps().items()
+  }
   config = {'architecture': 'standard', 'apply_b_dec_to_input': False}
   folder = written(
     tmp_path / 'sae', arrays, config, 'sae_weights.safetensors', 'cfg.json'

@@ -6,9 +6,9 @@ import pathlib
 import subprocess
 import sys
 
+from helpers import format_saes
 import numpy as np
 import pytest
-import test_exchange
 
 from jumprelu_jax import errors
 from jumprelu_jax.exchange import details as details_lib
@@ -33,8 +33,8 @@ def run(module, *args):
 
 @pytest.fixture
 def folder(tmp_path):
-  sae = test_exchange.SAES['jumprelu']
-  formats.save(sae, test_exchange.DETAILS, tmp_path / 'sae', 'jumprelu_jax')
+  sae = format_saes.SAES['jumprelu']
+  formats.save(sae, format_saes.DETAILS, tmp_path / 'sae', 'jumprelu_jax')
   return tmp_path / 'sae'
 
 
@@ -77,8 +77,8 @@ def test_inspect(folder):
 
 def test_a_release_is_laid_out_as_gemma_scope(tmp_path):
   where = hub.write_release(
-    test_exchange.SAES['jumprelu'],
-    test_exchange.DETAILS,
+    format_saes.SAES['jumprelu'],
+    format_saes.DETAILS,
     tmp_path,
     'someone/saes',
     format_name='gemma_scope',

@@ -1,9 +1,8 @@
 """params.npz: Gemma Scope's layout, and refusal of what is not."""
 
+from helpers import random_jumprelu
 import numpy as np
 import pytest
-from test_sae import random_sae
-from test_sae import rows
 
 from jumprelu_jax import errors
 from jumprelu_jax import export
@@ -12,7 +11,7 @@ from jumprelu_jax import export
 @pytest.fixture
 def path(tmp_path):
   path = tmp_path / 'params.npz'
-  export.save_npz(random_sae().fold(3.0), path)
+  export.save_npz(random_jumprelu.make().fold(3.0), path)
   return path
 
 
@@ -31,7 +30,10 @@ def test_layout_is_gemma_scopes(path):
 
 
 def test_numpy_alone_reads_the_file_as_gemma_scope_says(path):
-  sae, x = random_sae().fold(3.0), np.asarray(rows())
+  sae, x = (
+    random_jumprelu.make().fold(3.0),
+    np.asarray(random_jumprelu.make_rows()),
+  )
   with np.load(path) as p:
     pre = x @ p['W_enc'] + p['b_enc']
     f = np.maximum(pre, 0) * (pre > p['threshold'])
@@ -40,8 +42,8 @@ def test_numpy_alone_reads_the_file_as_gemma_scope_says(path):
 
 
 def test_round_trip(path):
-  x_BD = rows()
-  want, got = random_sae().fold(3.0), export.load_npz(path)
+  x_BD = random_jumprelu.make_rows()
+  want, got = random_jumprelu.make().fold(3.0), export.load_npz(path)
   np.testing.assert_array_equal(got.encode(x_BD), want.encode(x_BD))
 
 

@@ -3,7 +3,7 @@
 import tempfile
 import types
 
-import families
+from helpers import families
 import jax
 from jax import numpy as jnp
 import numpy as np

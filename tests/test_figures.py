@@ -6,8 +6,8 @@ import shutil
 import subprocess
 import sys
 
+from helpers import small_results
 import pytest
-import small_results
 
 pytestmark = pytest.mark.slow  # whole commands
 ROOT = pathlib.Path(__file__).parent.parent

@@ -2,9 +2,9 @@
 
 import json
 
+from helpers import small_results
 import numpy as np
 import pytest
-import small_results
 
 from jumprelu_jax import errors
 from jumprelu_jax import finished

@@ -2,10 +2,10 @@
 
 import dataclasses
 
+from helpers.small_planted import PlantedShards
 import jax
 import numpy as np
 import pytest
-from small_planted import PlantedShards
 
 from jumprelu_jax import errors
 from jumprelu_jax import fused

@@ -10,10 +10,11 @@ import sys
 import threading
 import time
 
+from helpers import folders
+from helpers import small_plan
+from helpers import small_store
 import numpy as np
 import pytest
-import small_plan
-import small_store
 
 from jumprelu_jax import errors
 from jumprelu_jax.activations import batches
@@ -34,23 +35,6 @@ def make_stores(folder, **values):
   return {
     folder / 'one': small_store.describe(d_model=3, **{**fields, **values}),
     folder / 'two': small_store.describe(d_model=2, **{**fields, **values}),
-  }
-
-
-def contents(folder):
-  """Bytes by name, without what a killed writer left aside."""
-  return {
-    str(path.relative_to(folder)): path.read_bytes()
-    for path in sorted(folder.rglob('*'))
-    if path.is_file() and not path.name.endswith('.partial')
-  }
-
-
-def times(folder):
-  return {
-    str(path.relative_to(folder)): path.stat().st_mtime_ns
-    for path in sorted(folder.rglob('*'))
-    if path.is_file()
   }
 
 
@@ -120,24 +104,24 @@ def test_interrupted_harvest_ends_byte_identical(whole, tmp_path, calls, error):
     assert [s['index'] for s in manifest['shards']] == list(range(done))
   made = harvest_lib.harvest(PLAN, small_plan.tap_two, make_stores(tmp_path))
   assert made == NUM_BUCKETS - done
-  assert contents(tmp_path) == contents(whole)
+  assert folders.contents(tmp_path) == folders.contents(whole)
 
 
 def test_a_whole_store_is_not_made_again(copied):
-  before = contents(copied)
+  before = folders.contents(copied)
   assert harvest_lib.harvest(PLAN, failing(0), make_stores(copied)) == 0
-  assert contents(copied) == before
+  assert folders.contents(copied) == before
 
 
 def test_a_deleted_shard_is_made_again_alone(whole, copied):
   for path in (copied / 'one').glob('shard_00004.*'):
     path.unlink()
   (copied / 'two' / 'shard_00007.json').unlink()
-  before = times(copied)
+  before = folders.times(copied)
   made = harvest_lib.harvest(PLAN, small_plan.tap_two, make_stores(copied))
   assert made == 2
-  assert contents(copied) == contents(whole)
-  after = times(copied)
+  assert folders.contents(copied) == folders.contents(whole)
+  after = folders.times(copied)
   touched = {name for name in after if before.get(name) != after[name]}
   # Not shard 4 of the second site, nor shard 7 of the first.
   assert {name for name in touched if 'manifest' not in name} == {
@@ -147,16 +131,6 @@ def test_a_deleted_shard_is_made_again_alone(whole, copied):
   }
 
 
-def flip(path):
-  raw = bytearray(path.read_bytes())
-  raw[-5] ^= 1
-  path.write_bytes(raw)
-
-
-def truncate(path):
-  path.write_bytes(path.read_bytes()[:-5])
-
-
 def read_an_epoch(store):
   with contextlib.closing(batches.Batches(store, 16, 0)) as some:
     for step in range(-(-store.num_rows // 16)):
@@ -164,11 +138,11 @@ def read_an_epoch(store):
 
 
 @pytest.mark.parametrize('form', ['npy', 'zarr3'])
-@pytest.mark.parametrize('harm', [flip, truncate])
+@pytest.mark.parametrize('harm', [folders.flip, folders.truncate])
 def test_damage_is_named_refused_by_training_and_mended(tmp_path, harm, form):
   stores = make_stores(tmp_path, format=form)
   harvest_lib.harvest(PLAN, small_plan.tap_two, stores)
-  before = contents(tmp_path)
+  before = folders.contents(tmp_path)
   folder = tmp_path / 'one'
   harm(small_store.rows_file(folder, 5))
   ((index, problem),) = store_lib.Store(folder).verify()
@@ -185,7 +159,7 @@ def test_damage_is_named_refused_by_training_and_mended(tmp_path, harm, form):
     shutil.rmtree(path) if path.is_dir() else path.unlink()
   assert harvest_lib.harvest(PLAN, small_plan.tap_two, stores) == 1
   assert store_lib.Store(folder).verify() == []
-  assert contents(tmp_path) == before
+  assert folders.contents(tmp_path) == before
 
 
 def test_a_store_of_something_else_is_refused_and_left_alone(copied):
@@ -194,7 +168,7 @@ def test_a_store_of_something_else_is_refused_and_left_alone(copied):
   # The first store is the harvest's own, with a shard to make; not the second.
   for path in one.glob('shard_00002.*'):
     path.unlink()
-  before, then = contents(copied), times(copied)
+  before, then = folders.contents(copied), folders.times(copied)
   stores[two] = small_store.describe(
     d_model=2, dtype='float32', num_shards=NUM_BUCKETS, seed=1, text='b.jsonl'
   )
@@ -206,7 +180,7 @@ def test_a_store_of_something_else_is_refused_and_left_alone(copied):
   assert 'seed: 0 there, 1 wanted' in message
   assert 'd_model' not in message
   assert 'name another folder, or delete this one' in message
-  assert (contents(copied), times(copied)) == (before, then)
+  assert (folders.contents(copied), folders.times(copied)) == (before, then)
 
 
 @pytest.mark.parametrize('order', [(0, 1, 2), (2, 0, 1)])
@@ -218,7 +192,7 @@ def test_hosts_in_turn_make_what_one_makes(whole, tmp_path, order):
     for host in order
   ]
   assert made == [3, 3, 3]
-  assert contents(tmp_path) == contents(whole)
+  assert folders.contents(tmp_path) == folders.contents(whole)
 
 
 def test_hosts_that_interleave_make_what_one_makes(
@@ -251,7 +225,7 @@ def test_hosts_that_interleave_make_what_one_makes(
     thread.join()
   assert problems == []
   assert made == {0: 3, 1: 3, 2: 3}
-  assert contents(tmp_path) == contents(whole)
+  assert folders.contents(tmp_path) == folders.contents(whole)
 
 
 def test_the_first_error_of_a_full_disk_is_told(tmp_path, monkeypatch):
@@ -322,8 +296,8 @@ MEMORY = """
 import sys
 sys.path[:0] = ['tests', '.']
 import numpy as np
-import small_plan
-import small_store
+from helpers import small_plan
+from helpers import small_store
 from jumprelu_jax.activations import harvest
 
 folder, num_buckets = sys.argv[1:]

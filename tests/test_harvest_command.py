@@ -7,10 +7,10 @@ import subprocess
 import sys
 import time
 
+from helpers import disks
+from helpers import folders
 import numpy as np
 import pytest
-import test_harvest
-import test_store_failures
 
 from jumprelu_jax.activations import store as store_lib
 
@@ -63,7 +63,7 @@ def start(arguments):
 def shards(folder):
   return {
     name: content
-    for name, content in test_harvest.contents(folder).items()
+    for name, content in folders.contents(folder).items()
     if '/shard_' in name or name.startswith('sequences')
   }
 
@@ -106,7 +106,7 @@ def test_killed_harvest_ends_byte_identical(command, whole, tmp_path):
   assert store_lib.Store(folder / SITES[1]).missing
   done = run(command(folder))
   assert done.returncode == 0, done.stderr
-  assert test_harvest.contents(folder) == test_harvest.contents(whole), moments
+  assert folders.contents(folder) == folders.contents(whole), moments
 
 
 def test_hosts_at_once_make_what_one_makes(command, whole, tmp_path):
@@ -116,14 +116,14 @@ def test_hosts_at_once_make_what_one_makes(command, whole, tmp_path):
   for process in processes:
     _, said = process.communicate()
     assert process.returncode == 0, said
-  assert test_harvest.contents(tmp_path) == test_harvest.contents(whole)
+  assert folders.contents(tmp_path) == folders.contents(whole)
 
 
 def test_damage_of_every_store_is_found_by_verify(command, whole, tmp_path):
   folder = tmp_path / 'damaged'
   shutil.copytree(whole, folder)
-  test_harvest.flip(folder / SITES[0] / 'shard_00003.npy')
-  test_harvest.truncate(folder / SITES[1] / 'shard_00005.origin.npy')
+  folders.flip(folder / SITES[0] / 'shard_00003.npy')
+  folders.truncate(folder / SITES[1] / 'shard_00005.origin.npy')
   done = run(command(folder, '--verify'))
   assert done.returncode == 2
   (line,) = done.stderr.strip().splitlines()
@@ -136,9 +136,7 @@ def test_damage_of_every_store_is_found_by_verify(command, whole, tmp_path):
 
 def test_full_disk_names_the_shard_and_goes_on_after(command, whole, tmp_path):
   # A disk that has no room for more files is full, too, and only then.
-  with test_store_failures.small_disk(
-    tmp_path / 'disk', 6_000_000, files=60
-  ) as disk:
+  with disks.small_disk(tmp_path / 'disk', 6_000_000, files=60) as disk:
     folder = disk / 'stores'
     done = run(command(folder))
     assert done.returncode == 2, done.stderr
@@ -155,14 +153,14 @@ def test_full_disk_names_the_shard_and_goes_on_after(command, whole, tmp_path):
       assert store.open(named - 1)[:].tobytes() == (
         store_lib.Store(whole / site).open(named - 1)[:].tobytes()
       )
-    test_store_failures.resize(disk, 10_000)
+    disks.resize(disk, 10_000)
     done = run(command(folder))
     assert done.returncode == 0, done.stderr
-    assert test_harvest.contents(folder) == test_harvest.contents(whole)
+    assert folders.contents(folder) == folders.contents(whole)
 
 
 def test_what_will_not_fit_is_refused_before_it_begins(command, tmp_path):
-  with test_store_failures.small_disk(tmp_path / 'disk', 200_000) as disk:
+  with disks.small_disk(tmp_path / 'disk', 200_000) as disk:
     done = run(command(disk / 'stores'))
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.strip().splitlines()

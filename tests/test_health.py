@@ -3,11 +3,11 @@
 import contextlib
 import functools
 
+from helpers.small_planted import PlantedShards
 import jax
 from jax import numpy as jnp
 import numpy as np
 import pytest
-from small_planted import PlantedShards
 
 from jumprelu_jax import checkpoint
 from jumprelu_jax import curve

@@ -4,7 +4,7 @@ import json
 import sys
 import types
 
-import families
+from helpers import families
 import jax
 import numpy as np
 import pytest

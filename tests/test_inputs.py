@@ -3,9 +3,9 @@
 import json
 import shutil
 
+from helpers import folders
 import numpy as np
 import pytest
-import test_harvest
 
 from jumprelu_jax import errors
 from jumprelu_jax import inputs
@@ -197,7 +197,7 @@ def test_training_from_a_store_outside_is_training_from_its_own(
   many_sites, tiny_run, tmp_path
 ):
   run, folder = many_sites
-  before, then = test_harvest.contents(folder), test_harvest.times(folder)
+  before, then = folders.contents(folder), folders.times(folder)
   found = []
   for name, values in (
     ('own', {}),
@@ -214,7 +214,7 @@ def test_training_from_a_store_outside_is_training_from_its_own(
   np.testing.assert_allclose(
     one.sae.W_dec, other.sae.W_dec, rtol=1e-4, atol=1e-5
   )
-  assert (test_harvest.contents(folder), test_harvest.times(folder)) == (
+  assert (folders.contents(folder), folders.times(folder)) == (
     before,
     then,
   )
@@ -267,10 +267,10 @@ def test_harvest_into_a_folder_of_something_else_leaves_it_alone(
   many_sites, values, message
 ):
   run, folder = many_sites
-  before, then = test_harvest.contents(folder), test_harvest.times(folder)
+  before, then = folders.contents(folder), folders.times(folder)
   with pytest.raises(errors.InputError, match=message):
     supply.harvest(inputs.prepare(run.with_values(values)), str(folder))
-  assert (test_harvest.contents(folder), test_harvest.times(folder)) == (
+  assert (folders.contents(folder), folders.times(folder)) == (
     before,
     then,
   )

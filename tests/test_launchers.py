@@ -3,9 +3,9 @@
 import pathlib
 import signal
 import subprocess
-import sys
 import time
 
+from helpers import commands
 import numpy as np
 import pytest
 
@@ -13,52 +13,9 @@ pytestmark = pytest.mark.slow  # whole commands
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-def command(launcher, *args):
-  return [sys.executable, '-m', f'experiments.{launcher}', *map(str, args)]
-
-
-def run(launcher, *args):
-  return subprocess.run(
-    command(launcher, *args), cwd=ROOT, capture_output=True, text=True
-  )
-
-
-@pytest.fixture
-def overrides(tiny_lm, tiny_text):
-  """Flags of a small sweep on the tiny model, long enough to be killed."""
-  values = {
-    'lm.path': tiny_lm,
-    'lm.layer': 1,
-    'text.harvest': tiny_text,
-    'text.heldout': tiny_text,
-    'text.context_length': 16,
-    'sae.num_latents': 32,
-    'sae.k': 2,
-    'objective.target_l0': 2,
-    'train.batch_size': 64,
-    'train.steps': 1500,
-    'train.steps_per_log': 50,
-    'train.steps_per_checkpoint': 100,
-    'sweep.saes': 'jumprelu/l0/1e-3/1e-1',
-  }
-  config = ROOT / 'configs' / 'quickstart.py'
-  return [f'--config={config}:quick'] + [
-    f'--config.{key}={value}' for key, value in values.items()
-  ]
-
-
-def outcome(workdir):
-  """What a sweep found: its table's bytes and every SAE's arrays."""
-  arrays = {}
-  for path in sorted(workdir.glob('*/params.npz')):
-    with np.load(path) as file:
-      arrays |= {(path.parent.name, key): file[key] for key in file}
-  return (workdir / 'results.csv').read_bytes(), arrays
-
-
 def test_killed_sweep_ends_bit_identical(overrides, tmp_path):
   whole, killed = tmp_path / 'whole', tmp_path / 'killed'
-  done = run('sweep', *overrides, f'--workdir={whole}')
+  done = commands.run('sweep', *overrides, f'--workdir={whole}')
   assert done.returncode == 0, done.stderr
   assert 'pareto.png' in done.stderr
   assert 'sparsity_coeff' in done.stdout
@@ -66,7 +23,7 @@ def test_killed_sweep_ends_bit_identical(overrides, tmp_path):
   assert (whole / 'pareto.pdf').is_file()
 
   process = subprocess.Popen(
-    command('sweep', *overrides, f'--workdir={killed}'),
+    commands.command('sweep', *overrides, f'--workdir={killed}'),
     cwd=ROOT,
     stderr=subprocess.DEVNULL,
     stdout=subprocess.DEVNULL,
@@ -82,10 +39,13 @@ def test_killed_sweep_ends_bit_identical(overrides, tmp_path):
   assert not list(killed.glob('*/params.npz'))  # both are trained together
   assert len(list(killed.glob('*/checkpoints/*'))) >= 2
 
-  done = run('sweep', *overrides, f'--workdir={killed}')
+  done = commands.run('sweep', *overrides, f'--workdir={killed}')
   assert done.returncode == 0, done.stderr
   assert 'train 2 SAEs: ' in done.stderr
-  (table, arrays), (want_table, want_arrays) = outcome(killed), outcome(whole)
+  (table, arrays), (want_table, want_arrays) = (
+    commands.outcome(killed),
+    commands.outcome(whole),
+  )
   assert table == want_table
   assert arrays.keys() == want_arrays.keys()
   assert len(arrays) == 10
@@ -95,7 +55,7 @@ def test_killed_sweep_ends_bit_identical(overrides, tmp_path):
   # What was trained can be evaluated by itself, with the same result.
   sae = killed / 'jumprelu_l0_0.001'
   again = tmp_path / 'again.csv'
-  done = run('evaluate', f'--sae={sae}', f'--out={again}')
+  done = commands.run('evaluate', f'--sae={sae}', f'--out={again}')
   assert done.returncode == 0, done.stderr
   assert again.read_text().splitlines() == table.decode().splitlines()[:2]
 
@@ -103,7 +63,7 @@ def test_killed_sweep_ends_bit_identical(overrides, tmp_path):
 def test_train_makes_one_sae(overrides, tmp_path):
   workdir = tmp_path / 'one'
   flags = [*overrides, '--config.train.steps=100', f'--workdir={workdir}']
-  done = run('train', *flags, '--config.objective.sparsity_coeff=0.02')
+  done = commands.run('train', *flags, '--config.objective.sparsity_coeff=0.02')
   assert done.returncode == 0, done.stderr
   header, row = (workdir / 'results.csv').read_text().splitlines()
   found = dict(zip(header.split(','), row.split(','), strict=True))
@@ -136,7 +96,7 @@ def test_bad_input_is_one_line_and_harms_nothing(
   overrides, tmp_path, launcher, extra, message
 ):
   workdir = tmp_path / 'run'
-  done = run(launcher, *overrides, f'--workdir={workdir}', *extra)
+  done = commands.run(launcher, *overrides, f'--workdir={workdir}', *extra)
   assert done.returncode == 2, done.stderr
   (line,) = done.stderr.strip().splitlines()
   assert line.startswith('error: ')
@@ -147,13 +107,13 @@ def test_bad_input_is_one_line_and_harms_nothing(
 @pytest.mark.parametrize('flag', ['--config', '--workdir'])
 def test_missing_flag_is_named(overrides, tmp_path, flag):
   args = [*overrides, f'--workdir={tmp_path / "run"}']
-  done = run('sweep', *[a for a in args if not a.startswith(flag)])
+  done = commands.run('sweep', *[a for a in args if not a.startswith(flag)])
   assert done.returncode == 2
   assert flag.lstrip('-') in done.stderr
   assert len(done.stderr.strip().splitlines()) == 1
 
 
 def test_evaluate_refuses_a_folder_without_an_sae(tmp_path):
-  done = run('evaluate', f'--sae={tmp_path}')
+  done = commands.run('evaluate', f'--sae={tmp_path}')
   assert done.returncode == 2
   assert 'config.json does not exist' in done.stderr

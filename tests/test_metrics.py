@@ -2,9 +2,9 @@
 
 import math
 
+from helpers import metrics_reference
 import jax
 from jax import numpy as jnp
-import metrics_reference
 import numpy as np
 import pytest
 import scipy.special

@@ -1,19 +1,16 @@
 """The losses and their gradients, against the papers' equations."""
 
+from helpers import random_jumprelu
+from helpers import reference
+from helpers.random_saes import assert_loss_and_gradients_equal
+from helpers.random_saes import loss_and_gradients_of
+from helpers.random_saes import loss_of
+from helpers.random_saes import random_of
+from helpers.random_saes import random_rows
 import jax
 from jax import numpy as jnp
 import numpy as np
 import pytest
-from random_saes import assert_loss_and_gradients_equal
-from random_saes import loss_and_gradients_of
-from random_saes import loss_of
-from random_saes import random_of
-from random_saes import random_rows
-import reference
-from test_sae import PARAMS
-from test_sae import as_float64
-from test_sae import random_sae
-from test_sae import rows
 
 from jumprelu_jax import architectures
 from jumprelu_jax import errors
@@ -47,8 +44,8 @@ def gradient(sae, x_BD, sparsity_coeff, bandwidth):
 
 
 def test_loss_equals_equation_9():
-  sae, x_BD = random_sae(), rows()
-  *weights, log_threshold = as_float64(sae)
+  sae, x_BD = random_jumprelu.make(), random_jumprelu.make_rows()
+  *weights, log_threshold = random_jumprelu.as_float64(sae)
   x = np.asarray(x_BD, np.float64)
   _, f, x_hat = reference.forward(x, *weights, np.exp(log_threshold))
   loss, metrics = l0(sae, x_BD, 0.3, 0.1)
@@ -60,12 +57,12 @@ def test_loss_equals_equation_9():
 
 
 def test_gradients_equal_the_equations():
-  sae, x_BD = random_sae(), rows()
+  sae, x_BD = random_jumprelu.make(), random_jumprelu.make_rows()
   expected = reference.gradients(
-    np.asarray(x_BD, np.float64), as_float64(sae), 0.3, 0.1
+    np.asarray(x_BD, np.float64), random_jumprelu.as_float64(sae), 0.3, 0.1
   )
   got = gradient(sae, x_BD, 0.3, 0.1)
-  for name in PARAMS:
+  for name in random_jumprelu.PARAMS:
     largest = np.abs(expected[name]).max()
     assert largest > 0, name
     np.testing.assert_allclose(
@@ -74,7 +71,7 @@ def test_gradients_equal_the_equations():
 
 
 def test_only_thresholds_see_the_sparsity_coefficient():
-  sae, x_BD = random_sae(), rows()
+  sae, x_BD = random_jumprelu.make(), random_jumprelu.make_rows()
   weak, strong = (gradient(sae, x_BD, coeff, 0.1) for coeff in (0.0, 10.0))
   for name in ('W_enc', 'b_enc', 'W_dec', 'b_dec'):
     np.testing.assert_array_equal(getattr(weak, name), getattr(strong, name))
@@ -82,7 +79,7 @@ def test_only_thresholds_see_the_sparsity_coefficient():
 
 
 def test_bfloat16_compute_is_close_to_float32():
-  sae, x_BD = random_sae(), rows()
+  sae, x_BD = random_jumprelu.make(), random_jumprelu.make_rows()
   exact, _ = l0(sae, x_BD, 0.3, 0.1)
   rounded, metrics = l0(sae.replace(compute_dtype='bfloat16'), x_BD, 0.3, 0.1)
   np.testing.assert_allclose(rounded, exact, rtol=1e-2)
@@ -91,9 +88,9 @@ def test_bfloat16_compute_is_close_to_float32():
 
 
 def test_target_is_not_shifted_by_the_pre_encoder_bias():
-  sae = random_sae()
+  sae = random_jumprelu.make()
   closed = sae.replace(log_threshold=jnp.full(40, 10.0))  # nothing fires
-  x_BD = rows()
+  x_BD = random_jumprelu.make_rows()
   loss, _ = l0(closed, x_BD, 0.0, 0.1)
   expected = np.mean(
     np.sum((np.asarray(x_BD) - np.asarray(sae.b_dec)) ** 2, axis=-1)
@@ -123,7 +120,7 @@ def test_threshold_gradient_is_derivative_of_expected_loss():
     / bandwidth
     for step in half * np.eye(num_latents)
   ]
-  sae = random_sae(d_model, num_latents).replace(
+  sae = random_jumprelu.make(d_model, num_latents).replace(
     W_enc=jnp.asarray(W_dec.T, 'float32'),
     b_enc=jnp.zeros(num_latents),
     W_dec=jnp.asarray(W_dec, 'float32'),
@@ -342,7 +339,7 @@ def test_transcoder_predicts_its_target(has_skip):
 
 def test_target_penalties_differ_by_the_variance_of_l0():
   # E(L/T - 1)^2 = (E L/T - 1)^2 + Var(L) / T^2: they are two losses.
-  sae, x_BD = random_sae(), rows()
+  sae, x_BD = random_jumprelu.make(), random_jumprelu.make_rows()
   numbers = {'sparsity_coeff': 1.0, 'bandwidth': 0.1, 'target_l0': 7.0}
   per_row, mean = (
     loss_of(name, sae, x_BD, numbers)[0]

@@ -2,11 +2,11 @@
 
 import dataclasses
 
+from helpers import random_jumprelu
 import jax
 from jax import numpy as jnp
 import numpy as np
 import pytest
-from test_sae import random_sae
 
 from jumprelu_jax import optim
 
@@ -45,7 +45,7 @@ def test_no_first_moment_is_stored_without_momentum():
 
 
 def test_decoder_gradient_loses_its_part_along_the_rows():
-  sae = random_sae()
+  sae = random_jumprelu.make()
   grads = random_like(sae, 0)
   tx = optim.remove_gradient_along_decoder_rows()
   got, _ = tx.update(grads, tx.init(sae), sae)
@@ -86,7 +86,7 @@ def test_thresholds_have_their_own_learning_rate(make_run):
     warmup_steps=0,
     decay_fraction=0.0,
   )
-  sae = random_sae()
+  sae = random_jumprelu.make()
   tx = optim.updates(config, total_steps=10)
   rates = optim.Rates(1e-3, 5e-2)
   gradients = random_like(sae, 0)

@@ -5,10 +5,10 @@ import dataclasses
 import itertools
 import math
 
-import drawn_text
+from helpers import drawn_text
+from helpers import small_results
 import numpy as np
 import pytest
-import small_results
 
 from jumprelu_jax import finished
 from jumprelu_jax import plot

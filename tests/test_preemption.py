@@ -7,12 +7,12 @@ import subprocess
 import sys
 import time
 
+from helpers import commands
+from helpers import several_hosts
+from helpers.small_planted import PlantedShards
 import jax
 import numpy as np
 import pytest
-from small_planted import PlantedShards
-import test_hosts
-import test_launchers
 
 from jumprelu_jax import checkpoint
 from jumprelu_jax import inputs
@@ -24,7 +24,6 @@ from jumprelu_jax import writer
 from jumprelu_jax.activations import store as store_lib
 
 ROOT = pathlib.Path(__file__).parents[1]
-overrides = test_launchers.overrides
 
 
 @pytest.fixture(autouse=True)
@@ -111,9 +110,9 @@ def signalled(arguments, is_time, number=signal.SIGTERM):
 @pytest.mark.slow
 def test_a_sweep_ends_with_75_and_goes_on(overrides, tmp_path):
   whole, stopped = tmp_path / 'whole', tmp_path / 'stopped'
-  done = test_launchers.run('sweep', *overrides, f'--workdir={whole}')
+  done = commands.run('sweep', *overrides, f'--workdir={whole}')
   assert done.returncode == 0, done.stderr
-  command = test_launchers.command('sweep', *overrides, f'--workdir={stopped}')
+  command = commands.command('sweep', *overrides, f'--workdir={stopped}')
   curve = stopped / 'jumprelu_l0_0.1' / 'metrics.jsonl'
   code, said = signalled(
     command, lambda: curve.exists() and curve.read_text().count('\n') > 3
@@ -122,9 +121,9 @@ def test_a_sweep_ends_with_75_and_goes_on(overrides, tmp_path):
   assert 'preempted: train 2 SAEs: stopped on request after step' in said
   assert 'the same command goes on from there' in said
   assert not (stopped / 'run.lock').exists()
-  done = test_launchers.run('sweep', *overrides, f'--workdir={stopped}')
+  done = commands.run('sweep', *overrides, f'--workdir={stopped}')
   assert done.returncode == 0, done.stderr
-  got, want = map(test_launchers.outcome, (stopped, whole))
+  got, want = map(commands.outcome, (stopped, whole))
   assert got[0] == want[0]
   for key, array in got[1].items():
     np.testing.assert_array_equal(array, want[1][key])
@@ -134,7 +133,7 @@ def test_no_secret_is_in_any_line_or_file(overrides, tmp_path, monkeypatch):
   secret = 'hf_do_not_tell_anyone_0123456789'
   monkeypatch.setenv('HF_TOKEN', secret)
   workdir = tmp_path / 'run'
-  done = test_launchers.run(
+  done = commands.run(
     'sweep', *overrides, '--config.train.steps=100', f'--workdir={workdir}'
   )
   assert done.returncode == 0, done.stderr
@@ -175,9 +174,9 @@ def test_a_harvest_ends_between_batches(tiny_run, tmp_path, monkeypatch):
 def test_processes_stop_at_one_step_and_go_on(tmp_path):
   """JAX tells all of them where, though only one is sent the signal."""
   alone = tmp_path / 'alone'
-  test_hosts.finish(test_hosts.start(1, (2, 2), alone, steps=400))
+  several_hosts.finish(several_hosts.start(1, (2, 2), alone, steps=400))
   folder = tmp_path / 'two'
-  processes = test_hosts.start(2, (2, 2), folder, steps=400)
+  processes = several_hosts.start(2, (2, 2), folder, steps=400)
   curve = folder / 'metrics.jsonl'
   deadline = time.monotonic() + 60
   while not curve.exists() or len(curve.read_text().splitlines()) < 3:
@@ -186,5 +185,7 @@ def test_processes_stop_at_one_step_and_go_on(tmp_path):
   processes[1].send_signal(signal.SIGTERM)
   said = [process.communicate(timeout=60)[0] for process in processes]
   assert [p.returncode for p in processes] == [75, 75], said
-  test_hosts.finish(test_hosts.start(2, (2, 2), folder, steps=400))
-  test_hosts.assert_near(test_hosts.leaves(folder), test_hosts.leaves(alone))
+  several_hosts.finish(several_hosts.start(2, (2, 2), folder, steps=400))
+  several_hosts.assert_near(
+    several_hosts.leaves(folder), several_hosts.leaves(alone)
+  )

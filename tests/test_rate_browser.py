@@ -16,10 +16,10 @@ from urllib import error as url_error
 from urllib import parse
 from urllib import request as url_request
 
-import headless
+from helpers import headless
+from helpers import rated_records
 from playwright import sync_api
 import pytest
-import rated_records
 
 from jumprelu_jax.ratings import answers
 from jumprelu_jax.ratings import study as study_lib

@@ -4,9 +4,9 @@ import re
 import shutil
 from urllib import parse
 
-import headless
+from helpers import headless
+from helpers import rated_records
 import pytest
-import rated_records
 
 from experiments.rate import server
 from jumprelu_jax.ratings import answers

@@ -5,9 +5,9 @@ import dataclasses
 import itertools
 import math
 
+from helpers import rated_records
 import numpy as np
 import pytest
-import rated_records
 from scipy import stats
 
 from jumprelu_jax import errors

@@ -3,7 +3,7 @@
 import itertools
 import math
 
-import drawn_text
+from helpers import drawn_text
 import numpy as np
 import pytest
 from scipy import stats

@@ -4,8 +4,8 @@ import csv
 import itertools
 import json
 
+from helpers import rated_records
 import pytest
-import rated_records
 
 from experiments.rate import analysis
 from jumprelu_jax import errors

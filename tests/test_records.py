@@ -6,11 +6,11 @@ import os
 import shutil
 import signal
 
+from helpers import corruption
+from helpers import records_reference
 from jax import numpy as jnp
 import numpy as np
 import pytest
-import records_reference
-import test_corrupted
 
 from jumprelu_jax import errors
 from jumprelu_jax import preemption
@@ -159,8 +159,8 @@ def test_a_damaged_file_is_told_of(case, tmp_path, name):
     rows = [table.to_pylist() for table in tables]
     return repr([found.source, found.texts.tolist(), *rows])
 
-  kind = test_corrupted.Kind(folder / name, 20, read)
-  test_corrupted.check(f'records: {name}', kind)
+  kind = corruption.Kind(folder / name, 20, read)
+  corruption.check(f'records: {name}', kind)
 
 
 def test_latents_equal_the_reference(case):

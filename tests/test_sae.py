@@ -1,52 +1,20 @@
 """SAEs: values, folding, initialisation."""
 
+from helpers import random_jumprelu
+from helpers import reference
 import jax
 from jax import numpy as jnp
 import numpy as np
 import pytest
-import reference
 
 from jumprelu_jax import objectives
 from jumprelu_jax import ops
 from jumprelu_jax.sae import jumprelu
 
-PARAMS = ('W_enc', 'b_enc', 'W_dec', 'b_dec', 'log_threshold')
-
-
-def random_sae(d_model=12, num_latents=40, use_pre_encoder_bias=True, seed=0):
-  """A JumpReLU SAE with every parameter random."""
-  rng = np.random.default_rng(seed)
-  shapes = {
-    'W_enc': (d_model, num_latents),
-    'b_enc': (num_latents,),
-    'W_dec': (num_latents, d_model),
-    'b_dec': (d_model,),
-  }
-  params = {
-    name: jnp.asarray(rng.normal(size=shape) * 0.3, 'float32')
-    for name, shape in shapes.items()
-  }
-  threshold = rng.uniform(0.05, 0.5, num_latents)
-  return jumprelu.JumpReLU(
-    **params,
-    log_threshold=jnp.asarray(np.log(threshold), 'float32'),
-    use_pre_encoder_bias=use_pre_encoder_bias,
-    compute_dtype='float32',
-  ).constrain()
-
-
-def as_float64(sae):
-  return [np.asarray(getattr(sae, name), np.float64) for name in PARAMS]
-
-
-def rows(count=200, d_model=12, seed=1):
-  x = np.random.default_rng(seed).normal(size=(count, d_model)) + 0.2
-  return jnp.asarray(x, 'float32')
-
 
 def test_encode_and_decode_equal_the_equations():
-  sae, x_BD = random_sae(), rows()
-  *weights, log_threshold = as_float64(sae)
+  sae, x_BD = random_jumprelu.make(), random_jumprelu.make_rows()
+  *weights, log_threshold = random_jumprelu.as_float64(sae)
   _, f, x_hat = reference.forward(
     np.asarray(x_BD, np.float64), *weights, np.exp(log_threshold)
   )
@@ -58,9 +26,9 @@ def test_encode_and_decode_equal_the_equations():
 
 @pytest.mark.parametrize('use_pre_encoder_bias', [True, False])
 def test_folding_changes_no_output(use_pre_encoder_bias):
-  sae = random_sae(use_pre_encoder_bias=use_pre_encoder_bias)
+  sae = random_jumprelu.make(use_pre_encoder_bias=use_pre_encoder_bias)
   scale = 37.5
-  raw_BD = scale * rows()
+  raw_BD = scale * random_jumprelu.make_rows()
   folded = sae.fold(scale)
   f_BM = scale * sae.encode(raw_BD / scale)
   x_hat_BD = scale * sae.decode(sae.encode(raw_BD / scale))
@@ -90,7 +58,7 @@ def test_initial_parameters_follow_gemma_scope(make_run):
 def test_negative_pre_activations_push_a_narrow_threshold_up():
   # The paper's ReLU before the jump: below half a bandwidth every negative
   # sample is in the window, and the L0 term then raises the threshold.
-  sae = random_sae(num_latents=1).replace(
+  sae = random_jumprelu.make(num_latents=1).replace(
     W_enc=jnp.zeros((12, 1)), b_enc=jnp.array([-3.0]), b_dec=jnp.zeros(12)
   )
   coefficients = objectives.Coefficients(1.0, 0.1)
@@ -122,4 +90,4 @@ def test_raw_thresholds_stay_at_or_above_zero(make_run):
 
 def test_wrong_activation_size_is_refused():
   with pytest.raises(ValueError, match='D=12, but D=13'):
-    random_sae().encode(jnp.zeros((4, 13)))
+    random_jumprelu.make().encode(jnp.zeros((4, 13)))

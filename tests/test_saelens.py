@@ -40,16 +40,16 @@ BatchTopK, Matryoshka
     test_batch_top_k_threshold_starts_at_its_first_value
 """
 
+from helpers.random_saes import assert_near
+from helpers.random_saes import float64_params
+from helpers.random_saes import loss_and_gradients_of
+from helpers.random_saes import loss_of
+from helpers.random_saes import random_of
+from helpers.random_saes import random_rows
 import jax
 from jax import numpy as jnp
 import numpy as np
 import pytest
-from random_saes import assert_near
-from random_saes import float64_params
-from random_saes import loss_and_gradients_of
-from random_saes import loss_of
-from random_saes import random_of
-from random_saes import random_rows
 
 from jumprelu_jax import components
 from jumprelu_jax import objectives

@@ -3,11 +3,11 @@
 import dataclasses
 import functools
 
+from helpers import random_saes
 import jax
 from jax import numpy as jnp
 import numpy as np
 import pytest
-import random_saes
 
 from jumprelu_jax import architectures
 from jumprelu_jax import components

@@ -4,9 +4,9 @@ import dataclasses
 import json
 import shutil
 
+from helpers import small_store
 import numpy as np
 import pytest
-import small_store
 
 from jumprelu_jax import errors
 from jumprelu_jax.activations import store as store_lib

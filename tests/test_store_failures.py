@@ -1,14 +1,14 @@
 """Writers that are killed, and disks that are full: nothing is lost."""
 
-import contextlib
 import os
 import pathlib
 import shutil
 import subprocess
 import sys
 
+from helpers import disks
+from helpers import small_store
 import pytest
-import small_store
 
 from jumprelu_jax import errors
 from jumprelu_jax.activations import places
@@ -26,7 +26,7 @@ KILLED = """
 import os, signal, sys
 import numpy as np
 sys.path[:0] = ['tests', '.']
-import small_store
+from helpers import small_store
 from jumprelu_jax.activations import {module}
 
 def die(*args, **kwargs):
@@ -57,39 +57,6 @@ def test_killed_writer_leaves_a_store_that_goes_on(
   small_store.write(tmp_path, description, [3])
   small_store.assert_holds(store_lib.Store(tmp_path), small_store.ALL)
   assert not list(tmp_path.glob('shard*.partial'))
-
-
-@contextlib.contextmanager
-def small_disk(folder, size_bytes, files=0):
-  """Yields a folder on a disk of a few MB; fails if none can be made.
-
-  Args:
-    folder: to be made.
-    size_bytes: that fit.
-    files: that fit; 0 for no limit. `resize` changes it.
-  """
-  folder.mkdir()
-  options = f'size={size_bytes},nr_inodes={files}'
-  mounted = subprocess.run(
-    ['mount', '-t', 'tmpfs', '-o', options, 'tmpfs', str(folder)],
-    capture_output=True,
-    text=True,
-  )
-  if mounted.returncode:
-    pytest.fail(
-      f'no small disk can be mounted ({mounted.stderr.strip()}); run this test '
-      'as root, or under: unshare -Urm'
-    )
-  try:
-    yield folder
-  finally:
-    subprocess.run(['umount', '-l', str(folder)], check=True)
-
-
-def resize(folder, files):
-  """Lets a small disk hold more files."""
-  options = f'remount,nr_inodes={files}'
-  subprocess.run(['mount', '-o', options, str(folder)], check=True)
 
 
 def full_disk(folder, form):
@@ -140,7 +107,7 @@ def full_disk(folder, form):
 @pytest.mark.parametrize('form', ['npy', 'zarr3'])
 def test_full_disk_loses_nothing(tmp_path, form):
   if os.geteuid() == 0:
-    with small_disk(tmp_path / 'disk', 1_700_000) as folder:
+    with disks.small_disk(tmp_path / 'disk', 1_700_000) as folder:
       full_disk(folder, form)
     return
   # Not root: the same in a namespace of our own, where we are and may mount.

@@ -1,9 +1,9 @@
 """Several SAEs in one program end as each would alone."""
 
+from helpers.small_planted import PlantedShards
 import jax
 import numpy as np
 import pytest
-from small_planted import PlantedShards
 
 from jumprelu_jax import checkpoint
 from jumprelu_jax import loop

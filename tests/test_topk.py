@@ -1,16 +1,16 @@
 """The TopK family: selection, AuxK, Matryoshka, transcoders, folds."""
 
+from helpers import reference
+from helpers.random_saes import assert_loss_and_gradients_equal
+from helpers.random_saes import float64_params
+from helpers.random_saes import loss_and_gradients_of
+from helpers.random_saes import loss_of
+from helpers.random_saes import random_of
+from helpers.random_saes import random_rows
 import jax
 from jax import numpy as jnp
 import numpy as np
 import pytest
-from random_saes import assert_loss_and_gradients_equal
-from random_saes import float64_params
-from random_saes import loss_and_gradients_of
-from random_saes import loss_of
-from random_saes import random_of
-from random_saes import random_rows
-import reference
 
 from jumprelu_jax import objectives
 from jumprelu_jax import sharding

@@ -3,12 +3,12 @@
 import time
 import types
 
+from helpers.small_planted import PlantedShards
 import jax
 from jax import numpy as jnp
 from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
-from small_planted import PlantedShards
 
 from jumprelu_jax import checkpoint
 from jumprelu_jax import loop

@@ -1,6 +1,6 @@
 """The one forward pass: taps, splices, meshes, gradients, programs."""
 
-import families
+from helpers import families
 import jax
 from jax import numpy as jnp
 import numpy as np

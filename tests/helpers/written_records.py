@@ -7,8 +7,8 @@ around where it fires, as a pass over the text would.
 import dataclasses
 
 import numpy as np
-import records_files
 
+from helpers import records_files
 from jumprelu_jax.records import schema
 
 SOURCE = schema.Source(

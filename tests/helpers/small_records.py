@@ -1,8 +1,8 @@
 """Folders of records that are written by hand, for those who read them."""
 
 import numpy as np
-import records_files
 
+from helpers import records_files
 from jumprelu_jax.records import schema
 
 #: Texts that a page must show as they are, and that would do something else if

@@ -4,8 +4,8 @@ import itertools
 
 import numpy as np
 import pyarrow as pa
-import records_files
 
+from helpers import records_files
 from jumprelu_jax.ratings import study as study_lib
 from jumprelu_jax.records import schema
 

@@ -1,7 +1,8 @@
 """A text of random tokens and latents whose explanations are known."""
 
 import numpy as np
-import written_records
+
+from helpers import written_records
 
 #: Latents of `make`.
 TOKEN, BIGRAM, DEAD, RARE, ALWAYS, OTHER = range(6)

@@ -4,6 +4,7 @@
 body and how many requests came before it, and returns a text, or a `Reply`.
 """
 
+import collections
 import dataclasses
 import http.server
 import json
@@ -175,3 +176,25 @@ def question(body):
 def numbered(values):
   """Values as the answer that is asked for."""
   return json.dumps({str(i): v for i, v in enumerate(values, start=1)})
+
+
+def honest(body):
+  """An answer from nothing but the question, as an ideal model gives it."""
+  kind = task(body)
+  if kind == 'explain':
+    marked = re.findall(r'<<( t\d+)>>', question(body))
+    token = collections.Counter(marked).most_common(1)[0][0]
+    return f'Active on the token{token}.'
+  token = ' ' + re.search(r'the token (t\d+)', question(body))[1]
+  if kind == 'simulate':
+    listed = tokens(body)
+    return numbered([10 * (t == token) for t in listed])
+  texts = pieces(body)
+  if kind == 'detect':
+    return numbered([_has(piece, token) for piece in texts])
+  marked = [set(re.findall(r'<<( t\d+)>>', piece)) for piece in texts]
+  return numbered([int(some == {token}) for some in marked])
+
+
+def _has(text, token):
+  return int(token in re.findall(r' t\d+', text))

@@ -5,8 +5,8 @@ import dataclasses
 import jax
 from jax import numpy as jnp
 import numpy as np
-import reference
 
+from helpers import reference
 from jumprelu_jax import objectives
 from jumprelu_jax import ops
 

@@ -1,4 +1,4 @@
-"""One of the processes of tests/test_hosts.py; not a test itself.
+"""One of the processes of tests/helpers/several_hosts.py; not a test itself.
 
 python program_of_one_host.py INDEX COUNT PORT DATA LATENT STEPS STOP FOLDER
 
@@ -23,9 +23,9 @@ if count > 1:
   )
 
 import numpy as np  # noqa: E402
-from small_planted import PlantedShards  # noqa: E402
 
 from configs import quickstart  # noqa: E402
+from helpers.small_planted import PlantedShards  # noqa: E402
 from jumprelu_jax import checkpoint  # noqa: E402
 from jumprelu_jax import config as config_lib  # noqa: E402
 from jumprelu_jax import loop  # noqa: E402
