@@ -84,10 +84,15 @@ def activations(setting: evaluation.Setting, positions: int) -> np.ndarray:
 
 
 def _thresholds(x_ND, W_DM, b_M, fires):
-  """Returns thresholds [M] that `fires` rows of each latent exceed."""
+  """Returns thresholds [M] that `fires` rows of each latent exceed.
+
+  Each lies halfway between two pre-activations: another program, which rounds
+  otherwise, must not move a row across it.
+  """
   place, found = len(x_ND) - fires - 1, []
   for start in range(0, W_DM.shape[1], _LATENTS_AT_A_TIME):
     some = slice(start, start + _LATENTS_AT_A_TIME)
     pre_NM = np.asarray(x_ND @ W_DM[:, some] + b_M[None, some])
-    found.append(np.partition(pre_NM, place, axis=0)[place])
+    sorted_NM = np.partition(pre_NM, (place, place + 1), axis=0)
+    found.append(sorted_NM[place : place + 2].mean(0))
   return np.concatenate(found)

@@ -4,8 +4,8 @@ import os
 import pathlib
 
 ROOT = pathlib.Path(__file__).parents[1]
-# Before JAX is imported, and for the processes that tests start. Almost all time
-# would be XLA optimising programs that run for a moment; `XLA_FLAGS= pytest`
+# Before JAX is imported, and for the processes that tests start. Most of the time
+# would go into optimising programs that run for a moment; `XLA_FLAGS= pytest`
 # tests programs optimised as users have them.
 os.environ['JAX_PLATFORMS'] = 'cpu'
 _ENVIRONMENT = {
@@ -39,6 +39,14 @@ from jumprelu_jax.lm import transformer  # noqa: E402
 if not flags.FLAGS.is_parsed():
   flags.FLAGS.mark_as_parsed()
 
+#: Of each group; `pytest --durations=0` says how long each test takes.
+LONGEST_FIRST = (
+  'test_notebooks', 'test_chaos', 'test_preemption', 'test_hosts',
+  'test_launchers', 'test_reproduce', 'test_contract', 'test_sparse',
+  'test_families', 'test_evaluation', 'test_autointerp_chat', 'test_corrupted',
+  'test_plot', 'test_transformer', 'test_autointerp_study', 'test_objectives',
+  'test_api', 'test_topk', 'test_train', 'test_together', 'test_health',
+)  # fmt: skip
 MAPPINGS = pathlib.Path('/proc/self/maps')
 TINY_LM = gemma2.architecture(
   vocab_size=40,
@@ -55,12 +63,18 @@ TINY_LM = gemma2.architecture(
 )
 
 
+def pytest_collection_modifyitems(items):
+  """Starts with the longest files, so that none is left alone at the end."""
+  order = {name: i for i, name in enumerate(LONGEST_FIRST)}
+  items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
 @pytest.fixture(scope='module', autouse=True)
 def few_memory_mappings():
   """Frees compiled programs before a process has too many memory mappings.
 
-  Each program takes a few, of the 65,530 that Linux gives a process; XLA crashes
-  beyond.
+  Each program takes a few of the 65,530 that Linux gives a process, and XLA
+  crashes beyond them.
   """
   yield
   if MAPPINGS.exists() and MAPPINGS.read_text().count('\n') > 30_000:

@@ -209,7 +209,7 @@ def harmful(body, count):
     return answer
   wrong = chat_server.numbered([0] * 3)
   return {
-    SLOW: Reply(answer, delay_s=6.0),
+    SLOW: Reply(answer, delay_s=3.5),
     BUSY: Reply('busy', status=429, headers={'Retry-After': '0.01'}),
     BROKEN: '{"1": 0, "2": ',
     COUNTS_WRONG: wrong,
@@ -221,7 +221,7 @@ def harmful(body, count):
 def through_server(records, server, path):
   async def go():
     settings = chat.Limits(
-      concurrency=32, retries=1, backoff_s=0.01, timeout_s=4.0
+      concurrency=32, retries=1, backoff_s=0.01, timeout_s=2.0
     )
     async with chat.Chat(server.url, 'm', limits=settings) as reader:
       ask = asking.Asker(reader, cache_lib.Cache(path))

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow  # whole commands
 # Beyond jax, flax, optax, orbax, numpy and absl, and what these bring.
 FORBIDDEN = (
   'datasets', 'grain', 'ml_collections', 'tqdm', 'xxhash', 'transformers',

@@ -52,6 +52,13 @@ CASES = {
   ('topk_transcoder', 'aux_k'): _AUX_K,
   ('topk_skip_transcoder', 'aux_k'): _AUX_K,
 }
+#: Cases that need more than 400 steps. Without a sparsity penalty none passes:
+#: the mean cosine is then 0.49 to 0.52, and 0.72 and 0.84 for transcoders.
+SLOW_TO_LEARN = {
+  ('jumprelu', 'l1'),
+  ('gated', 'gated'),
+  ('jumprelu_skip_transcoder', 'l0'),
+}
 #: What may be added: changes of a config of jumprelu with l0.
 OPTIONAL = {
   'l0_controller': {'objective__components': ('l0_controller',)},
@@ -144,6 +151,7 @@ def test_planted_dictionary_is_recovered(
   make_case, tmp_path, architecture, objective
 ):
   values = CASES[architecture, objective]
+  steps = 800 if (architecture, objective) in SLOW_TO_LEARN else 400
   run = make_case(
     architecture,
     objective,
@@ -151,9 +159,9 @@ def test_planted_dictionary_is_recovered(
     sae__initial_threshold=0.05,
     objective__sparsity_warmup_steps=100,
     train__batch_size=256,
-    train__steps=800,
+    train__steps=steps,
     train__steps_per_log=100,
-    train__steps_per_checkpoint=800,
+    train__steps_per_checkpoint=steps,
     **{f'objective__{key}': value for key, value in values.items()},
   )
   is_transcoder = architectures.of(run).num_sites == 2
@@ -171,10 +179,6 @@ def test_planted_dictionary_is_recovered(
   assert shards.recovery(sae.W_dec) > 0.9
   _, step_fn = train.compile_for(run, shards.widths, mesh)
   assert step_fn._cache_size() == 1
-
-
-# Of compiling what runs only for a moment.
-FAST = {'xla_backend_optimization_level': 0}
 
 
 def few_steps(run, mesh, step_fn, state, steps=4):
@@ -207,7 +211,6 @@ def test_meshes_agree_and_compile_once(small):
     assert want_metrics[0][f'loss/{penalty.__name__}'] > 0, penalty
 
   _, step_fn = train.compile_for(small, widths, other)
-  step_fn = jax.jit(step_fn, compiler_options=FAST)
   metrics, got = few_steps(small, other, step_fn, divided)
   assert got.sae.W_dec.addressable_shards[0].data.shape == (12, widths[-1])
   for found, wanted in zip(metrics, want_metrics, strict=True):
@@ -314,8 +317,7 @@ def test_gradients_are_finite_at_the_ends(small):
   shards = planted(small)
   state, (x_BD, y_BD) = some_state(small, shards.widths), unit_rows_of(shards)
   value_and_grad = jax.jit(
-    jax.value_and_grad(lambda *args: loss_of(small, *args), has_aux=True),
-    compiler_options=FAST,
+    jax.value_and_grad(lambda *args: loss_of(small, *args), has_aux=True)
   )
   most = small.sae.k if hasattr(state.sae, 'k') else small.sae.num_latents
   for bias, is_all_zero, want_l0 in (

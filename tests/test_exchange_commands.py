@@ -38,6 +38,7 @@ def folder(tmp_path):
   return tmp_path / 'sae'
 
 
+@pytest.mark.slow
 def test_convert(folder, tmp_path):
   target = tmp_path / 'out'
   status, _, told = run(
@@ -52,6 +53,7 @@ def test_convert(folder, tmp_path):
   np.testing.assert_array_equal(got.threshold, want.threshold)
 
 
+@pytest.mark.slow
 def test_convert_refuses_what_a_format_cannot_hold(folder, tmp_path):
   target = tmp_path / 'out'
   status, _, told = run(
@@ -63,6 +65,7 @@ def test_convert_refuses_what_a_format_cannot_hold(folder, tmp_path):
   assert not target.exists() or not any(target.iterdir())
 
 
+@pytest.mark.slow
 def test_inspect(folder):
   status, told, _ = run('inspect', folder / 'params.npz')
   assert status == 0
@@ -143,6 +146,7 @@ def test_a_failed_download_is_one_error(monkeypatch):
     hub.resolve_sae('someone/saes/layer_1')
 
 
+@pytest.mark.slow
 def test_release_is_written_without_a_network(folder, tmp_path):
   root = tmp_path / 'release'
   evaluation = {'l0': 7.5, 'fvu': 0.21, 'delta_lm_loss': 0.1}

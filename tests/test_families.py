@@ -1,5 +1,6 @@
 """The one forward pass against transformers: every family, every site."""
 
+import functools
 import tempfile
 import types
 
@@ -15,11 +16,6 @@ from jumprelu_jax.lm import huggingface
 from jumprelu_jax.lm import sites
 from jumprelu_jax.lm import transformer
 
-EVERYWHERE = [
-  sites.Site(name, layer)
-  for layer in range(families.LAYERS)
-  for name in sites.SITES
-]
 PARALLEL = {'gpt_neox'}
 
 
@@ -37,24 +33,67 @@ def pair(request, tmp_path_factory):
   )
 
 
-def sites_of(pair):
+def list_sites(pair, layers=range(families.LAYERS)):
   return [
-    where
-    for where in EVERYWHERE
-    if not (pair.case in PARALLEL and where.name == 'resid_mid')
+    sites.Site(name, layer)
+    for layer in layers
+    for name in sites.SITES
+    if not (pair.case in PARALLEL and name == 'resid_mid')
   ]
+
+
+# Jitted: each loop over layers would else be compiled at each call.
+@jax.jit
+def compute_logits(model, tokens_BL):
+  with jax.default_matmul_precision('highest'):
+    return transformer.logits(model, tokens_BL)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def tap(model, tokens_BL, where):
+  with jax.default_matmul_precision('highest'):
+    return transformer.tap(model, tokens_BL, where)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def splice_one(model, tokens_BL, where, index, fn_is_shift, shift_D):
+  """Logits with one of some sites replaced: 2|x| - 1 there, or x + shift.
+
+  Which one is traced, so that all share a program.
+  """
+
+  def splice(i, x_BLD):
+    changed_BLD = 2 * abs(x_BLD) - 1
+    if x_BLD.shape[-1] == len(shift_D):
+      shifted_BLD = x_BLD + shift_D[None, None]
+      changed_BLD = jnp.where(fn_is_shift, shifted_BLD, changed_BLD)
+    return jnp.where(index == i, changed_BLD, x_BLD)
+
+  hooks = {site: functools.partial(splice, i) for i, site in enumerate(where)}
+  with jax.default_matmul_precision('highest'):
+    return transformer.logits(model, tokens_BL, hooks)
+
+
+SHIFT_D = np.linspace(-1, 1, families.SIZES['hidden_size'], dtype=np.float32)
+
+
+def splice(pair, name, fn_is_shift=False):
+  where = tuple(list_sites(pair, [1]))
+  index = where.index(sites.Site(name, 1))
+  return splice_one(
+    pair.model, pair.tokens_BL, where, index, fn_is_shift, SHIFT_D
+  )
 
 
 def test_logits_match_transformers(pair):
   want = families.run(pair.reference, pair.tokens_BL, {})
-  with jax.default_matmul_precision('highest'):
-    got = transformer.logits(pair.model, pair.tokens_BL)
+  got = compute_logits(pair.model, pair.tokens_BL)
   assert got.dtype == jnp.float32
   families.assert_close(got, want)
 
 
 def test_every_tapped_site_matches_transformers(pair):
-  found, where = {}, sites_of(pair)
+  found, where = {}, tuple(list_sites(pair))
 
   def keep(site):
     return lambda x: found.update({site: x.numpy().copy()})
@@ -64,8 +103,7 @@ def test_every_tapped_site_matches_transformers(pair):
     pair.tokens_BL,
     {(site.name, site.layer): keep(site) for site in where},
   )
-  with jax.default_matmul_precision('highest'):
-    got = transformer.tap(pair.model, pair.tokens_BL, where)
+  got = tap(pair.model, pair.tokens_BL, where)
   for site, x_BLD in zip(where, got, strict=True):
     families.assert_close(x_BLD, found[site], err_msg=str(site))
     assert x_BLD.shape[-1] == pair.model.architecture.site_dim(site.name)
@@ -73,16 +111,9 @@ def test_every_tapped_site_matches_transformers(pair):
 
 @pytest.mark.parametrize('name', [n for n in sites.SITES if n != 'resid_mid'])
 def test_splice_replaces_as_a_hook_in_transformers_does(pair, name):
-  def fn(x):
-    return 2 * abs(x) - 1
-
-  where = sites.Site(name, 1)
-  want = families.run(pair.reference, pair.tokens_BL, {(name, 1): fn})
-  with jax.default_matmul_precision('highest'):
-    got = transformer.logits(
-      pair.model, pair.tokens_BL, sites.splice(where, fn)
-    )
-  families.assert_close(got, want)
+  hooks = {(name, 1): lambda x: 2 * abs(x) - 1}
+  want = families.run(pair.reference, pair.tokens_BL, hooks)
+  families.assert_close(splice(pair, name), want)
 
 
 def test_splice_between_attention_and_mlp(pair):
@@ -92,19 +123,11 @@ def test_splice_between_attention_and_mlp(pair):
     return
   # transformers has no module there, but what is added to the attention's
   # output is added to the residual stream.
-  shift = np.linspace(-1, 1, families.SIZES['hidden_size'], dtype=np.float32)
-  shift_torch = torch.from_numpy(shift)
+  shift = torch.from_numpy(SHIFT_D)
   want = families.run(
-    pair.reference, pair.tokens_BL, {('attn_out', 1): lambda x: x + shift_torch}
+    pair.reference, pair.tokens_BL, {('attn_out', 1): lambda x: x + shift}
   )
-  where = sites.Site('resid_mid', 1)
-  with jax.default_matmul_precision('highest'):
-    got = transformer.logits(
-      pair.model,
-      pair.tokens_BL,
-      sites.splice(where, lambda x: x + shift[None, None]),
-    )
-  families.assert_close(got, want)
+  families.assert_close(splice(pair, 'resid_mid', fn_is_shift=True), want)
 
 
 @pytest.mark.parametrize('length', [1, 63, 64, 65])
@@ -112,8 +135,7 @@ def test_any_length_matches_transformers(length):
   reference = families.make('gemma2')
   model = load_saved(reference)
   tokens_BL = families.tokens(1, length)
-  with jax.default_matmul_precision('highest'):
-    got = transformer.logits(model, tokens_BL)
+  got = compute_logits(model, tokens_BL)
   families.assert_close(got, families.run(reference, tokens_BL, {}))
 
 

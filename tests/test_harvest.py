@@ -330,6 +330,7 @@ print(peak_kb() - before)
 """
 
 
+@pytest.mark.slow
 def test_memory_is_two_buckets_however_long_the_text(tmp_path):
   bucket_mb = 128 * 64 * 2048 * 4 / 2**20  # 64
   peaks_mb = []

@@ -14,6 +14,7 @@ import pytest
 
 from jumprelu_jax.activations import store as store_lib
 
+pytestmark = pytest.mark.slow  # whole commands
 ROOT = pathlib.Path(__file__).parents[1]
 # `datasets` would import torch, which takes as long as all else together.
 ENVIRONMENT = os.environ | {'USE_TORCH': '0'}
@@ -84,7 +85,6 @@ def whole(command, tmp_path_factory):
   return folder
 
 
-@pytest.mark.slow
 def test_killed_harvest_ends_byte_identical(command, whole, tmp_path):
   rng = np.random.default_rng()
   last = len(store_lib.Store(whole / SITES[0]).rows_per_shard)

@@ -129,6 +129,7 @@ def test_a_sweep_ends_with_75_and_goes_on(overrides, tmp_path):
     np.testing.assert_array_equal(array, want[1][key])
 
 
+@pytest.mark.slow
 def test_no_secret_is_in_any_line_or_file(overrides, tmp_path, monkeypatch):
   secret = 'hf_do_not_tell_anyone_0123456789'
   monkeypatch.setenv('HF_TOKEN', secret)

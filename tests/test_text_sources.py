@@ -6,6 +6,7 @@ import importlib.util
 import itertools
 import json
 import lzma
+import socket
 
 import datasets
 import pyarrow
@@ -75,6 +76,20 @@ def write_rows(folder, form):
     }
     datasets.DatasetDict(splits).save_to_disk(path)
   return path
+
+
+def test_local_files_are_read_without_the_network(tmp_path, monkeypatch):
+  asked = []
+
+  def refuse(host, *_, **__):
+    asked.append(host)
+    raise OSError('no network')
+
+  monkeypatch.setattr(socket, 'getaddrinfo', refuse)
+  monkeypatch.setattr(datasets.config, 'HF_UPDATE_DOWNLOAD_COUNTS', True)
+  for form in ('jsonl', 'json', 'parquet'):
+    assert read(write_rows(tmp_path, form))
+  assert asked == []
 
 
 @pytest.mark.parametrize('column', OF_COLUMN, ids=str)

@@ -104,4 +104,4 @@ def _used_bytes():
 
 
 def _ms(seconds):
-  return round(1e3 * float(seconds), 3)
+  return float(f'{1e3 * float(seconds):.4g}')

@@ -242,6 +242,9 @@ def _hub_rows(source) -> Iterable[dict[str, Any]]:
 def _local_rows(source) -> Iterable[dict[str, Any]]:
   import datasets
 
+  # Else each local file read is reported to a counter on the network, which
+  # takes seconds where names are not resolved.
+  datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
   if _is_saved_dataset(source.path):
     saved = datasets.load_from_disk(source.path)
     if isinstance(saved, datasets.DatasetDict):

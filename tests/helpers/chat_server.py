@@ -62,7 +62,10 @@ class Server:
     return f'http://127.0.0.1:{self._server.server_address[1]}/v1'
 
   def __enter__(self):
-    threading.Thread(target=self._server.serve_forever, daemon=True).start()
+    # `shutdown` waits for the end of a poll, half a second by default.
+    threading.Thread(
+      target=self._server.serve_forever, args=(0.01,), daemon=True
+    ).start()
     return self
 
   def __exit__(self, *_):
