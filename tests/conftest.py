@@ -4,9 +4,9 @@ import os
 import pathlib
 
 ROOT = pathlib.Path(__file__).parents[1]
-# Before JAX is imported, and for the processes that tests start. Most of the time
-# would go into optimising programs that run for a moment; `XLA_FLAGS= pytest`
-# tests programs optimised as users have them.
+# Before JAX is imported, and for the processes that tests start. Optimising
+# programs that run for a moment would take most of the time; `XLA_FLAGS=
+# pytest` tests them optimised as users have them.
 os.environ['JAX_PLATFORMS'] = 'cpu'
 _ENVIRONMENT = {
   'XLA_FLAGS': (

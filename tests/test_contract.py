@@ -146,6 +146,7 @@ def test_every_architecture_and_objective_is_here():
   assert parts == objectives.OBJECTIVES.keys()
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize(('architecture', 'objective'), CASES, ids=ids(CASES))
 def test_planted_dictionary_is_recovered(
   make_case, tmp_path, architecture, objective
@@ -240,6 +241,7 @@ class StopsAtTheLast(PlantedShards):
     return super().open(index)
 
 
+@pytest.mark.exact
 def test_interrupted_training_ends_bit_identical(small, tmp_path):
   mesh = sharding.make_mesh(1, 1)
   whole = loop.fit(small, planted(small), mesh, tmp_path / 'whole')

@@ -11,6 +11,7 @@ from jumprelu_jax import run_folder
 from jumprelu_jax import runs
 from jumprelu_jax import supply
 
+pytestmark = pytest.mark.exact
 STEPS = 60
 
 

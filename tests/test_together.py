@@ -56,6 +56,7 @@ def assert_near(got, want):
     assert np.max(np.abs(a - b)) <= 1e-6 * max(np.max(np.abs(b)), 1e-30)
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize(
   'shape', [(1, 1, 1), (1, 2, 2), (2, 2, 1)], ids=['one', 'sweep2', 'all']
 )

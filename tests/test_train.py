@@ -17,7 +17,6 @@ from jumprelu_jax import sharding
 from jumprelu_jax import train
 from jumprelu_jax import writer
 
-MESHES = [(1, 1), (8, 1), (1, 8), (2, 4)]
 WIDTHS = (16,)
 
 
@@ -46,8 +45,9 @@ def run_steps(run, mesh_shape, steps):
   return losses, state
 
 
-@pytest.mark.parametrize('mesh_shape', MESHES[1:], ids=str)
-def test_meshes_agree(planted_run, mesh_shape):
+# Of two axes: test_contract, for every architecture.
+@pytest.mark.parametrize('mesh_shape', [(8, 1), (1, 8)], ids=str)
+def test_meshes_of_one_axis_agree(planted_run, mesh_shape):
   expected_losses, expected = run_steps(planted_run, (1, 1), 8)
   losses, state = run_steps(planted_run, mesh_shape, 8)
   np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
@@ -145,39 +145,6 @@ def test_a_checkpoint_written_late_has_the_curve_of_its_step(
     assert steps == list(range(2, step + 1, 2))
 
 
-def test_interrupted_training_ends_bit_identical(planted_run, tmp_path):
-  mesh = sharding.make_mesh(1, 1)
-
-  class KilledError(Exception):
-    pass
-
-  class StopsAtTheLast(PlantedShards):
-    opened = 0
-
-    def open(self, index):
-      self.opened += 1  # a shard is a batch here
-      if self.opened == 8:  # after the checkpoint of step 4, the record of 6
-        raise KilledError
-      return super().open(index)
-
-  whole = loop.fit(planted_run, PlantedShards(), mesh, tmp_path / 'whole')
-  with pytest.raises(KilledError):
-    loop.fit(planted_run, StopsAtTheLast(), mesh, tmp_path / 'killed')
-  assert [r['step'] for r in writer.read_curve(tmp_path / 'killed')] == [
-    2,
-    4,
-    6,
-  ]
-  resumed = loop.fit(planted_run, PlantedShards(), mesh, tmp_path / 'killed')
-  for got, want in zip(
-    jax.tree.leaves(resumed), jax.tree.leaves(whole), strict=True
-  ):
-    np.testing.assert_array_equal(got, want)
-  curves = [writer.read_curve(tmp_path / name) for name in ('whole', 'killed')]
-  assert curves[0] == curves[1]
-  assert len(curves[0]) == 4
-
-
 def test_checkpoint_restores_on_another_mesh(planted_run, tmp_path):
   mesh = sharding.make_mesh(2, 4)
   state = loop.fit(planted_run, PlantedShards(), mesh, tmp_path)
@@ -213,6 +180,7 @@ def assert_same_states(got, want):
     np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.exact
 def test_together_each_ends_as_it_would_alone(unlike_runs, tmp_path):
   mesh = sharding.make_mesh(1, 1)
   shards = CountsRows()
