@@ -13,7 +13,7 @@ _ENVIRONMENT = {
     '--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false'
   ),
   'JAX_COMPILATION_CACHE_DIR': str(ROOT / '.pytest_cache' / 'd' / 'compiled'),
-  'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+  'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.1',
   'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
 }
 for _name, _value in _ENVIRONMENT.items():

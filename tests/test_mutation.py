@@ -5,8 +5,10 @@ import os
 import textwrap
 import time
 
-import mutation
 import pytest
+
+from tests.mutation import __main__ as command
+from tests.mutation import changes
 
 # (kind, line, the lines that its mutations of that kind are)
 LINES = (
@@ -48,7 +50,7 @@ LINES = (
 
 def changed(source, kind=None):
   content = textwrap.dedent(source).encode()
-  found = mutation.find_mutations('a.py', content)
+  found = changes.find_mutations('a.py', content)
   return [
     m.apply(content).decode() for m in found if kind is None or m.kind == kind
   ]
@@ -92,7 +94,7 @@ def test_message_of_an_assertion_is_left_alone():
 
 def test_mutation_is_shown_by_its_line():
   source = b"# \xe2\x80\xa8\nif a:\n  b = 'e\xcc\x81', c - d\n"
-  (found,) = mutation.find_mutations('a.py', source)
+  (found,) = changes.find_mutations('a.py', source)
   assert found.show(source) == (
     3,
     "b = 'e\u0301', c - d",
@@ -111,7 +113,7 @@ def test_span_is_the_statement_or_its_head():
           and c):
         four()
   """).encode()
-  found = mutation.find_mutations('a.py', source)
+  found = changes.find_mutations('a.py', source)
   spans = {m.new: m.span for m in found if m.kind == 'comparison'}
   assert spans == {
     '>': (2, 3),
@@ -132,12 +134,12 @@ def found():
   return [
     m
     for path, text in sources.items()
-    for m in mutation.find_mutations(path, text.encode())
+    for m in changes.find_mutations(path, text.encode())
   ]
 
 
 def test_sample_has_every_file_by_its_share(found):
-  sample = mutation.sample_mutations(found, 20, seed=0)
+  sample = changes.sample_mutations(found, 20, seed=0)
   paths = [m.path for m in sample]
   assert len(set(sample)) == 20
   assert [paths.count(p) for p in ('large.py', 'small.py', 'least.py')] == [
@@ -146,22 +148,22 @@ def test_sample_has_every_file_by_its_share(found):
 
 
 def test_sample_has_every_kind_evenly(found):
-  sample = mutation.sample_mutations(found[:122], 6, seed=0)
+  sample = changes.sample_mutations(found[:122], 6, seed=0)
   kinds = [m.kind for m in sample]
   assert sorted(kinds) == ['constant'] * 4 + ['sign'] * 2
   assert set(kinds[:2]) == {'constant', 'sign'}
 
 
 def test_sample_is_of_its_seed_and_grows(found):
-  sample = mutation.sample_mutations(found, 20, seed=0)
-  assert sample == mutation.sample_mutations(list(found), 20, seed=0)
-  assert sample != mutation.sample_mutations(found, 20, seed=1)
-  assert set(sample) < set(mutation.sample_mutations(found, 40, seed=0))
-  assert set(mutation.sample_mutations(found, 999, seed=0)) == set(found)
+  sample = changes.sample_mutations(found, 20, seed=0)
+  assert sample == changes.sample_mutations(list(found), 20, seed=0)
+  assert sample != changes.sample_mutations(found, 20, seed=1)
+  assert set(sample) < set(changes.sample_mutations(found, 40, seed=0))
+  assert set(changes.sample_mutations(found, 999, seed=0)) == set(found)
 
 
 def test_tests_are_the_namesake_then_the_quickest():
-  (changes, *_) = mutation.find_mutations('a/b.py', b'y = 1\n')
+  (change, *_) = changes.find_mutations('a/b.py', b'y = 1\n')
   lines = {
     'quick': [[1], [5]],
     'importing_alone': [[1], []],
@@ -173,7 +175,7 @@ def test_tests_are_the_namesake_then_the_quickest():
     f'tests/test_{name}.py': {'seconds': s, 'lines': {'a/b.py': of}}
     for (name, of), s in zip(lines.items(), (1, 2, 3, 4, 5), strict=True)
   }
-  assert mutation.find_tests(changes, records) == [
+  assert command.find_tests(change, records) == [
     'tests/test_b.py', 'tests/test_quick.py', 'tests/test_a_slow.py',
   ]  # fmt: skip
 
@@ -192,7 +194,7 @@ def test_jobs_are_sent_exit_codes_and_have_no_more_than_their_time(tmp_path):
 
   scripts = (['sleep 9'], ['exit 3', 'kill -9 $$'], ['exit 0'])
   jobs = [functools.partial(job, script) for script in scripts]
-  mutation.run_jobs(jobs, slots)
+  command.run_jobs(jobs, slots)
   assert seen == {
     'sleep 9': [slots[0], None],
     'exit 3 kill -9 $$': [slots[1], 3, -9],
