@@ -165,7 +165,11 @@ class Inputs:
       found = transformer.tap(model, tokens_BL, where)
       return tuple(x_BLD.astype(dtype) for x_BLD in found)
 
-    return lambda tokens_BL: run(model(), jax.device_put(tokens_BL, layout))
+    def check_and_run(tokens_BL):
+      self.architecture.check_ids(tokens_BL, self.tokenizer.id_to_token)
+      return run(model(), jax.device_put(tokens_BL, layout))
+
+    return check_and_run
 
   def describe(
     self, site: sites.Site, num_sequences: int
@@ -243,12 +247,15 @@ class Inputs:
       for source in found
     ]
     weights = [source.weight for source in found]
-    return packing.PACKINGS[self.run.text.packing](
+    rows = packing.PACKINGS[self.run.text.packing](
       tokens_lib.mix(streams, weights, self.run.seed),
       self.run.text.context_length,
       bos_id=self.architecture.bos_id,
       pad_id=self.architecture.pad_id,
     )
+    for row_L in rows:
+      self.architecture.check_ids(row_L, self.tokenizer.id_to_token)
+      yield row_L
 
 
 def _write_signed(path, content):
