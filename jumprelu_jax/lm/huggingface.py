@@ -245,7 +245,7 @@ def _download(repo_id, revision):
   """Downloads a model from the hub; returns its folder and its commit."""
   import huggingface_hub  # only those who name a hub id need a network
 
-  wanted = ['*.json', '*.safetensors']
+  wanted = ['*.json', '*.jinja', '*.safetensors']
   try:
     commit = huggingface_hub.model_info(repo_id, revision=revision or None).sha
     folder = huggingface_hub.snapshot_download(
