@@ -2,8 +2,9 @@
 
   python -m experiments.evaluate --sae=DIR/jumprelu_l0_0.001[,DIR/…]
 
-Prints a row for each SAE; writes nothing but, with --out, a results.csv or,
-with --json, all metrics.
+The text is read from the run's folder where it was kept there. Prints a row for
+each SAE; writes nothing but, with --out, a results.csv or, with --json, all
+metrics.
 """
 
 import pathlib
@@ -16,6 +17,7 @@ from jumprelu_jax import export
 from jumprelu_jax import inputs
 from jumprelu_jax import results
 from jumprelu_jax import run_folder
+from jumprelu_jax import runs
 from jumprelu_jax import sae_folders
 from jumprelu_jax import whole
 
@@ -53,6 +55,11 @@ def load(folder):
   return run.with_values({k: v for k, v in changes.items() if v is not None})
 
 
+def heldout(folder):
+  """Returns where the run of an SAE's folder keeps its held-out text."""
+  return folder.resolve().parent / runs.HELDOUT
+
+
 def evaluate(folders):
   """Returns the rows of the SAEs in some folders.
 
@@ -62,12 +69,14 @@ def evaluate(folders):
   alike = {}
   for folder in folders:
     run = load(folder)
-    alike.setdefault((run.lm, run.text, run.evaluation), []).append(
-      (folder, run)
-    )
+    said = heldout(folder).with_suffix('.json')  # with a checksum
+    kept = said.read_bytes() if said.exists() else b''
+    key = (kept, run.lm, run.text, run.evaluation)
+    alike.setdefault(key, []).append((folder, run))
   rows = {}
   for pairs in alike.values():
-    prepared = inputs.prepare(pairs[0][1])
+    folder, run = pairs[0]
+    prepared = inputs.prepare(run).find_heldout(heldout(folder))
     for folder, row, _ in sae_folders.evaluate(pairs, prepared):
       rows[folder] = row
   return [rows[folder] for folder in folders]

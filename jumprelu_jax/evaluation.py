@@ -79,6 +79,7 @@ class Setting:
     """Yields the text in batches of `rows`, the last one padded.
 
     Raises:
+      errors.InputError: the text has a token that the model has not.
       preemption.PreemptedError: the process was asked to end.
     """
     architecture = self.model.architecture
@@ -86,6 +87,7 @@ class Setting:
     with progress.track(label, self.tokens_NL.size, 'tokens') as bar:
       for start in range(0, len(self.tokens_NL), self.rows):
         tokens_BL = self.tokens_NL[start : start + self.rows]
+        architecture.check_ids(tokens_BL)
         padded_BL = packing.pad_rows(tokens_BL, self.rows, architecture.pad_id)
         special = architecture.special_ids
         yield _Batch(

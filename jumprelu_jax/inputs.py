@@ -6,7 +6,6 @@ from collections.abc import Iterator
 import dataclasses
 import functools
 import itertools
-import json
 import os
 import pathlib
 
@@ -16,15 +15,13 @@ import tokenizers
 import xxhash
 
 from jumprelu_jax import config as config_lib
+from jumprelu_jax import corpus
 from jumprelu_jax import embedded
 from jumprelu_jax import errors
 from jumprelu_jax import evaluation
-from jumprelu_jax import identity
 from jumprelu_jax import metrics
-from jumprelu_jax import seals
 from jumprelu_jax import sharding
 from jumprelu_jax import train
-from jumprelu_jax import whole
 from jumprelu_jax.activations import buckets
 from jumprelu_jax.activations import store as store_lib
 from jumprelu_jax.lm import huggingface
@@ -32,7 +29,6 @@ from jumprelu_jax.lm import sites
 from jumprelu_jax.lm import transformer
 from jumprelu_jax.lm.architecture import Architecture
 from jumprelu_jax.text import packing
-from jumprelu_jax.text import sequences
 from jumprelu_jax.text import sources
 from jumprelu_jax.text import tokens as tokens_lib
 
@@ -51,6 +47,7 @@ class Inputs:
     target: the site that is predicted; `where` itself but for transcoders.
     harvested: the sites to harvest, `where` among them.
     mesh: the device mesh.
+    kept_NL: packed text to evaluate on that a run has kept; None packs it.
   """
 
   run: config_lib.RunConfig
@@ -62,6 +59,7 @@ class Inputs:
   target: sites.Site
   harvested: tuple[sites.Site, ...]
   mesh: jax.sharding.Mesh
+  kept_NL: np.ndarray | None = None
 
   @functools.cached_property
   def model(self) -> transformer.Transformer:
@@ -71,12 +69,36 @@ class Inputs:
   @functools.cached_property
   def heldout_NL(self) -> np.ndarray:
     """Packed text to evaluate on."""
-    return np.stack(list(self.heldout_rows()))
+    if self.kept_NL is not None:
+      return self.kept_NL
+    tokens_NL = np.stack(list(self.heldout_rows()))
+    corpus.say_fewer(len(tokens_NL), self._heldout)
+    return tokens_NL
 
   def heldout_rows(self) -> Iterator[np.ndarray]:
     """Returns the rows of `heldout_NL` one by one, int32 [L]."""
     limit = self.run.evaluation.sequences or None
     return itertools.islice(self._rows(heldout_sources(self.run.text)), limit)
+
+  def keep_heldout(self, path: pathlib.Path) -> Inputs:
+    """Returns the inputs with the held-out text of a file, written if missing.
+
+    A run is evaluated on the same sequences whenever it is, even if a text or
+    what renders it has changed.
+
+    Raises:
+      errors.InputError: sequences of something else are there, or damaged ones.
+    """
+    kept_NL = corpus.keep(path, self._heldout, self.heldout_rows)
+    return dataclasses.replace(self, kept_NL=kept_NL)
+
+  def find_heldout(self, path: pathlib.Path) -> Inputs:
+    """Returns the inputs with the held-out text of a file, if it is the same.
+
+    Raises:
+      errors.InputError: the file is damaged.
+    """
+    return dataclasses.replace(self, kept_NL=corpus.find(path, self._heldout))
 
   def model_until(self, where: sites.Site) -> transformer.Transformer:
     """Returns the language model without the layers after a site."""
@@ -138,10 +160,13 @@ class Inputs:
     Raises:
       errors.InputError: sequences of something else are there, or damaged ones.
     """
-    self._keep_sequences(path)
     config = self.run.activations
     return buckets.Plan(
-      tokens_NL=sequences.open(path),
+      tokens_NL=corpus.keep(
+        path,
+        self._sequences(self.run.text.harvest, config.sequences),
+        lambda: self._rows(harvest_sources(self.run.text)),
+      ),
       special_ids=self.architecture.special_ids,
       pad_id=self.architecture.pad_id,
       sequences_per_bucket=self.run.sequences_per_bucket,
@@ -165,7 +190,11 @@ class Inputs:
       found = transformer.tap(model, tokens_BL, where)
       return tuple(x_BLD.astype(dtype) for x_BLD in found)
 
-    return lambda tokens_BL: run(model(), jax.device_put(tokens_BL, layout))
+    def check_and_run(tokens_BL):
+      self.architecture.check_ids(tokens_BL, self.tokenizer.id_to_token)
+      return run(model(), jax.device_put(tokens_BL, layout))
+
+    return check_and_run
 
   def describe(
     self, site: sites.Site, num_sequences: int
@@ -194,36 +223,24 @@ class Inputs:
       num_shards=-(-num_sequences // run.sequences_per_bucket),
     )
 
-  def _keep_sequences(self, path):
-    """Writes the run's sequences unless they are there; refuses others."""
-    run, beside = self.run, path.with_suffix('.json')
-    wanted = {
-      'text': run.text.harvest,
-      'sequences': run.activations.sequences,
-      'packing': run.text.packing,
-      'context_length': run.text.context_length,
+  def _sequences(self, spec, count):
+    """Returns what decides the packed sequences of a text."""
+    text = self.run.text
+    return {
+      'text': spec,
+      'sequences': count,
+      'packing': text.packing,
+      'context_length': text.context_length,
       'bos_id': self.architecture.bos_id,
       'pad_id': self.architecture.pad_id,
       'tokenizer': huggingface.tokenizer_digest(self.lm_folder),
-      'seed': run.seed,
+      'seed': self.run.seed,
     }
-    if path.exists():
-      found = _read_signed(beside)
-      digest = found.pop('sequences_checksum', None)
-      if differing := identity.differences(found, wanted, 'wanted'):
-        raise errors.InputError(
-          f'{path} holds sequences of something else ({differing}); name '
-          'another folder, or delete this file.'
-        )
-      if digest:
-        _check_digest(path, digest)
-        return
-      # Killed before the checksum was written: they are packed again.
-    _write_signed(beside, wanted)  # fails here if it cannot be written
-    rows = self._rows(harvest_sources(run.text))
-    sequences.write(rows, path, max_rows=run.activations.sequences)
-    digest = {'sequences_checksum': seals.digest(path)}
-    _write_signed(beside, wanted | digest)
+
+  @property
+  def _heldout(self):
+    run = self.run
+    return self._sequences(run.text.heldout, run.evaluation.sequences)
 
   def _load(self, num_layers):
     model = huggingface.load(
@@ -237,49 +254,21 @@ class Inputs:
 
   def _rows(self, found):
     """Yields packed sequences of the texts of some sources."""
-    chat_template = tokens_lib.chat_renderer(self.lm_folder)
+    chat_template = tokens_lib.lazy_chat_renderer(self.lm_folder)
     streams = [
       tokens_lib.encode(sources.read(source), self.tokenizer, chat_template)
       for source in found
     ]
     weights = [source.weight for source in found]
-    return packing.PACKINGS[self.run.text.packing](
+    rows = packing.PACKINGS[self.run.text.packing](
       tokens_lib.mix(streams, weights, self.run.seed),
       self.run.text.context_length,
       bos_id=self.architecture.bos_id,
       pad_id=self.architecture.pad_id,
     )
-
-
-def _write_signed(path, content):
-  try:
-    whole.write_json(path, seals.signed(content))
-  except OSError as error:
-    raise errors.of_writing(error)(
-      f'{path} cannot be written ({error.strerror}); mend that, or name '
-      'another folder.'
-    ) from error
-
-
-def _read_signed(path):
-  """Returns what is said of sequences; {} if nothing is."""
-  if not path.exists():
-    return {}
-  try:
-    return seals.check_signed(json.loads(path.read_bytes()))
-  except ValueError as error:
-    raise errors.InputError(
-      f'{path} is damaged ({error}); delete it and '
-      f'{path.with_suffix(".npy").name}: they are made again.'
-    ) from error
-
-
-def _check_digest(path, expected):
-  if (found := seals.digest(path)) != expected:
-    raise errors.InputError(
-      f'{path} is damaged: its checksum is {found}, expected {expected}; '
-      'delete it: the same sequences are made again.'
-    )
+    for row_L in rows:
+      self.architecture.check_ids(row_L, self.tokenizer.id_to_token)
+      yield row_L
 
 
 def prepare(run: config_lib.RunConfig) -> Inputs:

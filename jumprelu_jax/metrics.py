@@ -24,6 +24,7 @@ import jax
 from jax import numpy as jnp
 import numpy as np
 
+from jumprelu_jax import errors
 from jumprelu_jax import ops
 from jumprelu_jax import shapes
 
@@ -203,7 +204,7 @@ def baseline(activations: Sums, ablations: Sums) -> Baseline:
 
 
 def finish(sums: Sums, baseline: Baseline) -> dict[str, float]:
-  """Returns the metrics; NaN where one is not defined.
+  """Returns the metrics; NaN where one is not defined, being 0 / 0.
 
   E is the mean over text positions, but for losses and kl, whose mean is over
   predictions.
@@ -229,8 +230,17 @@ def finish(sums: Sums, baseline: Baseline) -> dict[str, float]:
     frac_over_1pct, frac_over_10pct: latents that fire on more positions.
     importance_uniformity: mean r_L0 (`of_importance`); NaN unless measured.
     positions, predictions: how many there were.
+
+  Raises:
+    errors.InputError: there was no prediction to measure.
+    errors.NotFiniteError: a sum is not finite, so that metrics are not.
   """
-  return {
+  if not sums['predictions']:
+    raise errors.InputError(
+      'the held-out text has no two tokens of text in a row, so that nothing '
+      'can be measured; give another text, or longer sequences.'
+    )
+  found = {
     **_sparsity(sums),
     **_fidelity(sums),
     **_effect(sums, baseline),
@@ -240,6 +250,8 @@ def finish(sums: Sums, baseline: Baseline) -> dict[str, float]:
     'positions': int(sums['positions']),
     'predictions': int(sums['predictions']),
   }
+  _check_finite(found, sums, baseline)
+  return found
 
 
 def latents(sums: Sums) -> dict[str, np.ndarray]:
@@ -266,6 +278,22 @@ def ratio(a: float, b: float) -> float:
   return float(a) / float(b) if b else math.nan
 
 
+def _check_finite(found, sums, baseline):
+  """Raises NotFiniteError if metrics are what no finite sums would give."""
+  # A position that is the mean itself makes `unexplained` x / 0, undefined.
+  parts = {k: v for k, v in sums.items() if k != 'unexplained'}
+  parts |= dataclasses.asdict(baseline)
+  if all(np.all(np.isfinite(value)) for value in parts.values()):
+    return
+  wrong = [name for name, value in found.items() if not math.isfinite(value)]
+  if 'attributed' not in sums:
+    wrong.remove('importance_uniformity')  # which was not asked for
+  raise errors.NotFiniteError(
+    f'{", ".join(wrong)}: not finite on the held-out text; look for NaN and '
+    'very large weights in the SAE and in the model, or evaluate in float32.'
+  )
+
+
 def _sparsity(sums):
   frequency_M = _frequency(sums)
   return {
@@ -282,10 +310,13 @@ def _fidelity(sums):
   offset = ratio(np.sum(sums['deviation_D'] ** 2), n * n)
   variance = ratio(sums['squared_deviation'], n) - offset
   fvu = ratio(ratio(sums['squared_error'], n), variance)
+  unexplained = ratio(sums['unexplained'], n)
   return {
     'fvu': fvu,
     'explained_variance': 1 - fvu,
-    'explained_variance_legacy': 1 - ratio(sums['unexplained'], n),
+    'explained_variance_legacy': (
+      1 - unexplained if math.isfinite(unexplained) else math.nan
+    ),
     'cosine': ratio(sums['cosine'], n),
     'relative_reconstruction_bias': ratio(
       sums['y_hat_squared'], sums['y_hat_dot_y']

@@ -73,7 +73,7 @@ def read(
       'experiments.train has finished.'
     )
   try:
-    lines = list(csv.reader(io.StringIO(path.read_text(errors='replace'))))
+    lines = list(csv.reader(io.StringIO(path.read_text('utf-8', 'replace'))))
   except csv.Error as error:
     raise errors.InputError(
       f'{path} is not CSV ({error}); give a results.csv as experiments.sweep '

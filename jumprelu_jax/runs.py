@@ -3,6 +3,7 @@
   DIR/config.json          the resolved config; a folder belongs to one config
   DIR/inputs.json          checksums of the model and of the held-out tokens
   DIR/activations/         sequences.npy and a store for each site
+  DIR/heldout.npy          packed text that SAEs are evaluated on
   DIR/<name of an SAE>/    config.json, params.npz (folded), latents.npz (how
                            often each latent fires), evaluation.json (all
                            metrics), metrics.jsonl, seal.json (checksums of
@@ -38,6 +39,8 @@ from jumprelu_jax import train
 from jumprelu_jax import whole
 
 _EVALUATION = 'evaluation.json'
+#: Of a run's folder: the text that its SAEs are evaluated on.
+HELDOUT = 'heldout.npy'
 # What of an SAE's folder is sealed when it is trained.
 _TRAINED = ('config.json', export.FILE_NAME, 'metrics.jsonl')
 _ABOUT = 'an SAE'
@@ -89,6 +92,7 @@ def run_all(
     return []
   to_evaluate, here = without(_EVALUATION), inputs.on_this_host()
   if to_evaluate:
+    here = here.keep_heldout(workdir / HELDOUT)
     run_folder.check_unchanged(
       workdir, {'held-out tokens': here.heldout_digest}
     )

@@ -40,13 +40,21 @@ def evaluate(
 
   Raises:
     errors.InputError: a folder's SAE is damaged or not for the model's site.
+    errors.NotFiniteError: of an SAE, once the others have been yielded.
   """
+  broken = []
   for group in _together(folders):
     saes = [_load_sae(folder, inputs) for folder, _ in group]
     measured = evaluation.measure(saes, inputs.setting, inputs.baseline)
     for (folder, run), sae, sums in zip(group, saes, measured, strict=True):
-      found = metrics.finish(sums, inputs.baseline)
+      try:
+        found = metrics.finish(sums, inputs.baseline)
+      except errors.NotFiniteError as error:
+        broken.append(f'{folder}: {error}')
+        continue
       yield folder, _row(folder, run, sae, found), metrics.latents(sums)
+  if broken:
+    raise errors.NotFiniteError(' '.join(broken))
 
 
 def _together(folders):

@@ -78,6 +78,8 @@ SITES = [
   ('seal.json', 2),  # the trained SAE's
   ('seal.json', 3),  # the evaluated SAE's
   ('params.npz', 0),
+  ('heldout.json', 1),
+  ('heldout.npy', 0),
   ('latents.npz', 0),
   ('evaluation.json', 0),
   ('results.csv', 0),

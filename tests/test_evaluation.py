@@ -12,6 +12,7 @@ from jax import numpy as jnp
 import numpy as np
 import pytest
 
+from jumprelu_jax import errors
 from jumprelu_jax import evaluation
 from jumprelu_jax import metrics
 from jumprelu_jax import sharding
@@ -203,6 +204,12 @@ def test_adding_the_error_gives_the_clean_loss(model, where):
   np.testing.assert_allclose(got['loss_recovered'], 1, atol=1e-4)
   assert abs(without['delta_lm_loss']) > 1e-3
   assert without['kl'] > 1e-3
+
+
+def test_text_without_predictions_is_refused(model):
+  setting = evaluation.Setting(model, np.full((3, 8), 2), RESID, 3)
+  with pytest.raises(errors.InputError, match='no two tokens of text in a row'):
+    evaluate(random_sae(16), setting)
 
 
 def test_zero_sae_gives_what_zeros_give(model):

@@ -409,7 +409,12 @@ def test_hub_id_is_downloaded_at_a_pinned_commit(folder, monkeypatch):
   assert found == (folder, 'c0ffee')
   assert hub.asked == [
     ('info', 'owner/name', 'main'),
-    ('download', 'owner/name', 'c0ffee', ['*.json', '*.safetensors']),
+    (
+      'download',
+      'owner/name',
+      'c0ffee',
+      ['*.json', '*.jinja', '*.safetensors'],
+    ),
   ]
 
 

@@ -18,7 +18,7 @@ LAYERS = (
   {'sharding', 'sae', 'health', 'optim', 'identity', 'checkpoint', 'lm'},
   {
     'objectives', 'components', 'architectures', 'export', 'activations',
-    'splicing', 'fused', 'space', 'run_folder',
+    'splicing', 'fused', 'space', 'run_folder', 'corpus',
   },
   {
     'train', 'together', 'members', 'monitor', 'loop', 'evaluation', 'records',

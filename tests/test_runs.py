@@ -164,6 +164,23 @@ def test_metrics_that_are_not_defined_are_null(finished):
   assert rows[0]['kl'] > 0
 
 
+@pytest.mark.parametrize('wrong', [np.nan, np.inf, 1e30], ids=str)
+def test_metric_that_is_not_finite_is_an_error(finished, tmp_path, wrong):
+  shutil.copytree(finished[0], tmp_path / 'run')
+  bad, good = (tmp_path / 'run' / f'jumprelu_l0_{x}' for x in ('0.001', '0.1'))
+  with np.load(bad / 'params.npz') as file:
+    arrays = dict(file)
+  arrays['b_dec'][0] = wrong
+  np.savez(bad / 'params.npz', **arrays)
+  run = run_folder.load_run(good)
+  found = sae_folders.evaluate([(bad, run), (good, run)], inputs.prepare(run))
+  # What can be measured is kept.
+  assert next(found)[:2] == (good, finished[1][1])
+  named = r'jumprelu_l0_0.001: fvu, explained_variance, .*: not finite on'
+  with pytest.raises(errors.NotFiniteError, match=named):
+    next(found)
+
+
 def test_importance_and_special_positions_are_asked_for(finished):
   folder = finished[0] / 'jumprelu_l0_0.001'
   # Before the last block, where other positions still attend to special ones.

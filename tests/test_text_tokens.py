@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import tokenizers
 
 from jumprelu_jax import embedded
 from jumprelu_jax import errors
+from jumprelu_jax import inputs
 from jumprelu_jax.lm import huggingface
 from jumprelu_jax.text import tokens
 
@@ -148,6 +150,26 @@ def test_chat_template_without_a_tokenizer_is_one_clear_error(tmp_path):
   (tmp_path / 'chat_template.jinja').write_text(TEMPLATE)
   with pytest.raises(errors.InputError, match='pip install transformers jin'):
     tokens.chat_renderer(tmp_path)
+
+
+def test_plain_text_needs_no_chat_template(tokenizer, tmp_path):
+  render = tokens.lazy_chat_renderer(tmp_path)
+  assert encode(['0 1'], tokenizer, render) == [[5, 6]]
+  with pytest.raises(errors.InputError, match='no chat template; give a mod'):
+    encode([CHAT], tokenizer, render)
+
+
+def test_plain_text_needs_no_chat_template_that_works(
+  tiny_lm, tiny_run, tmp_path
+):
+  shutil.copytree(tiny_lm, tmp_path / 'lm')
+  (tmp_path / 'lm' / 'chat_template.jinja').write_text(TEMPLATE)
+  (tmp_path / 'lm' / 'tokenizer_config.json').write_text('no json')
+  prepared = inputs.prepare(
+    tiny_run.with_values({'lm.path': str(tmp_path / 'lm')})
+  )
+  want = inputs.prepare(tiny_run).heldout_NL
+  np.testing.assert_array_equal(prepared.heldout_NL, want)
 
 
 def endless(letter):

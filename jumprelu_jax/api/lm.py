@@ -40,11 +40,7 @@ class LM:
     """Returns token ids [B, L], int32, with BOS first and PAD at the end."""
     texts = [text] if isinstance(text, str) else list(text)
     architecture = self.model.architecture
-    first = [] if architecture.bos_id is None else [architecture.bos_id]
-    rows = [
-      first + self.tokenizer.encode(one, add_special_tokens=False).ids
-      for one in texts
-    ]
+    rows = [self.encode(one) for one in texts]
     length = max(map(len, rows), default=0)
     if not length:
       raise errors.InputError('got no text; expected a string or several.')
@@ -55,6 +51,21 @@ class LM:
       )
     padded = [row + [architecture.pad_id] * (length - len(row)) for row in rows]
     return np.array(padded, np.int32)
+
+  def encode(self, text: str, *, starts: bool = True) -> list[int]:
+    """Returns a text's token ids, BOS before them if it starts a sequence.
+
+    Raises:
+      errors.InputError: the model has no embedding for one of them.
+    """
+    architecture = self.model.architecture
+    ids = self.tokenizer.encode(text, add_special_tokens=False).ids
+    bos = architecture.bos_id
+    # A text that was rendered for chat often has one itself.
+    if starts and bos is not None and ids[:1] != [bos]:
+      ids = [bos, *ids]
+    architecture.check_ids(np.array(ids), self.tokenizer.id_to_token)
+    return ids
 
   def words(self, tokens: Sequence[int]) -> list[str]:
     """Returns each token's text."""
@@ -223,19 +234,14 @@ class LM:
         f'got token ids of shape {list(ids.shape)} and dtype {ids.dtype}; '
         'expected whole numbers [B, L], or text.'
       )
-    last = self.model.architecture.vocab_size - 1
-    # JAX would take the last token for any that is not there.
-    if ids.size and not 0 <= ids.min() <= ids.max() <= last:
-      raise errors.InputError(
-        f'got token ids from {ids.min()} to {ids.max()}; {self.name} knows '
-        f'0 to {last}.'
-      )
+    self.model.architecture.check_ids(ids, self.tokenizer.id_to_token)
     return jnp.asarray(ids, 'int32')
 
   def _token(self, token):
     if not isinstance(token, str):
+      self.model.architecture.check_ids(np.array(token))
       return int(token)
-    ids = self.tokenizer.encode(token, add_special_tokens=False).ids
+    ids = self.encode(token, starts=False)
     if len(ids) != 1:
       raise errors.InputError(
         f'{token!r} is {len(ids)} tokens ({self.words(ids)}); give one, often '

@@ -22,11 +22,7 @@ class Local:
   async def answer(self, request: Request) -> Answer:
     """Returns the completion up to the request's end, or a reason."""
     architecture = self._lm.model.architecture
-    first = [] if architecture.bos_id is None else [architecture.bos_id]
-    encoded = self._lm.tokenizer.encode(
-      prompt(request), add_special_tokens=False
-    )
-    ids = first + encoded.ids
+    ids = self._lm.encode(prompt(request))
     if len(ids) >= architecture.max_positions:
       detail = f'{len(ids)} tokens; the model has {architecture.max_positions}'
       return Answer(reason='prompt_too_long', detail=detail)

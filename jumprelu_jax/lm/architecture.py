@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import dataclasses
+
+import numpy as np
 
 from jumprelu_jax import errors
 from jumprelu_jax.lm import rope as rope_lib
@@ -106,6 +109,30 @@ class Architecture:
         f'{where}: {self.model_type} adds attention and MLP in parallel, so '
         'nothing lies between them; use resid_pre or resid_post.'
       )
+
+  def check_ids(
+    self, ids: np.ndarray, word: Callable[[int], str | None] | None = None
+  ) -> None:
+    """Raises InputError if token ids have no embedding.
+
+    JAX would silently take another token's. A tokenizer may have such ids:
+    those of tokens that were added without resizing the model. As in
+    transformers, it is an error to use one, not to have it.
+
+    Args:
+      ids: whole numbers of any shape.
+      word: id → the token's text, for the message.
+    """
+    if not ids.size or 0 <= ids.min() <= ids.max() < self.vocab_size:
+      return
+    wrong = int(ids.min() if ids.min() < 0 else ids.max())
+    text = word and wrong >= 0 and word(wrong)
+    raise errors.InputError(
+      f'token id {wrong}{f" ({text!r})" if text else ""} is not in the model, '
+      f'which has embeddings for 0 to {self.vocab_size - 1}; give the '
+      'tokenizer or token ids that the model was trained with, or a model '
+      'that was resized to them.'
+    )
 
   def cut(self, num_layers: int) -> Architecture:
     """Returns the architecture of the first layers alone."""

@@ -52,10 +52,10 @@ def architecture(values: Mapping[str, Any], where: str) -> Architecture:
       f'{where}: {result.num_heads} attention heads are not a multiple of '
       f'{result.num_kv_heads} key/value heads.'
     )
-  return dataclasses.replace(result, **_token_ids(raw))
+  return dataclasses.replace(result, **_token_ids(raw, result.vocab_size))
 
 
-def _token_ids(raw):
+def _token_ids(raw, vocab_size):
   """Returns bos_id, pad_id and special_ids; eos_token_id may be a list."""
   bos = raw.values.get('bos_token_id')
   eos = raw.values.get('eos_token_id')
@@ -67,8 +67,10 @@ def _token_ids(raw):
       f'{raw.where}: token ids {ids} are not supported; expected integers.'
     )
   # Padding sits behind the text, where a causal model does not see it: any
-  # special token will do.
-  padding = next((i for i in (pad, *eos, bos) if i is not None), 0)
+  # special token will do that the model has; some configs say -1, or the id of
+  # a token that was added without resizing the model.
+  ids_of_model = (i for i in (pad, *eos, bos) if i in range(vocab_size))
+  padding = next(ids_of_model, 0)
   return {
     'bos_id': bos,
     'pad_id': padding,

@@ -174,7 +174,7 @@ def existing(path: pathlib.Path) -> pathlib.Path:
 def load_json(path: pathlib.Path) -> dict:
   """Reads one JSON object of a model folder."""
   try:
-    raw = json.loads(existing(path).read_text())
+    raw = json.loads(existing(path).read_bytes())
   except ValueError as error:
     raise errors.InputError(f'{path} is not JSON ({error}).') from error
   if not isinstance(raw, dict):

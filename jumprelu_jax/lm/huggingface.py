@@ -85,12 +85,30 @@ def load_architecture(folder: str | os.PathLike) -> Architecture:
 
 
 def load_tokenizer(folder: str | os.PathLike) -> tokenizers.Tokenizer:
-  """Reads tokenizer.json of a model folder; InputError if it cannot."""
+  """Reads tokenizer.json of a model folder: what makes ids of a text, no more.
+
+  Such a file may also hold settings of the program that saved it, which are
+  switched off: truncation and padding, a dropout of merges, and a template that
+  does not take the text once. What adds special tokens stays, for those who ask
+  for them.
+
+  Raises:
+    errors.InputError: the file is missing or is no tokenizer.
+  """
   path = hf_weights.existing(pathlib.Path(folder) / _TOKENIZER)
   try:
-    return tokenizers.Tokenizer.from_file(str(path))
+    tokenizer = tokenizers.Tokenizer.from_file(str(path))
   except Exception as error:  # the library raises plain Exception
     raise errors.InputError(f'{path} is not a tokenizer: {error}.') from error
+  tokenizer.no_truncation()
+  tokenizer.no_padding()
+  # Of BPE, and of Unigram: what samples one of several segmentations.
+  for name in ('dropout', 'alpha', 'nbest_size'):
+    if getattr(tokenizer.model, name, None) is not None:
+      setattr(tokenizer.model, name, None)
+  if not _takes_text_once(json.loads(tokenizer.to_str())['post_processor']):
+    tokenizer.post_processor = None
+  return tokenizer
 
 
 def tokenizer_digest(folder: str | os.PathLike) -> str:
@@ -212,11 +230,22 @@ def parameter_bytes(architecture: Architecture, dtype: str) -> int:
   return sum(math.prod(x.shape) * x.dtype.itemsize for x in leaves)
 
 
+def _takes_text_once(processor):
+  """False for a template that leaves the text out, or repeats it."""
+  if processor is None:
+    return True
+  if processor['type'] == 'Sequence':
+    return all(map(_takes_text_once, processor['processors']))
+  if processor['type'] != 'TemplateProcessing':
+    return True
+  return sum('Sequence' in piece for piece in processor['single']) == 1
+
+
 def _download(repo_id, revision):
   """Downloads a model from the hub; returns its folder and its commit."""
   import huggingface_hub  # only those who name a hub id need a network
 
-  wanted = ['*.json', '*.safetensors']
+  wanted = ['*.json', '*.jinja', '*.safetensors']
   try:
     commit = huggingface_hub.model_info(repo_id, revision=revision or None).sha
     folder = huggingface_hub.snapshot_download(

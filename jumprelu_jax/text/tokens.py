@@ -6,9 +6,14 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
+import contextlib
+import datetime
+import functools
 import json
 import os
 import pathlib
+import random
+import re
 from typing import TypeVar
 
 import numpy as np
@@ -19,6 +24,17 @@ from jumprelu_jax.text import sources
 
 T = TypeVar('T')
 ChatTemplate = Callable[[list[sources.Message]], str]
+
+# What a chat template that asks for the date is told, whenever it is rendered:
+# the day that Llama's templates write where there is no clock.
+_NOW = datetime.datetime(2024, 7, 26)
+# Of strftime: what depends on the locale or the time zone.
+_LOCAL = {
+  'a': 'Fri', 'A': 'Friday', 'b': 'Jul', 'h': 'Jul', 'B': 'July', 'p': 'AM',
+  'P': 'am', 'c': 'Fri Jul 26 00:00:00 2024', 'x': '07/26/24',
+  'X': '00:00:00', 'r': '12:00:00 AM', 's': '1721952000', 'Z': '', 'z': '',
+  '+': 'Fri Jul 26 00:00:00 UTC 2024',
+}  # fmt: skip
 
 # A document is encoded in a batch of this many: enough to keep the tokenizer's
 # threads busy, little enough that memory does not grow with the corpus.
@@ -86,6 +102,9 @@ def texts_of(tokenizer: tokenizers.Tokenizer, vocab_size: int) -> list[str]:
 def chat_renderer(model_folder: str | os.PathLike) -> ChatTemplate | None:
   """Returns a model's chat template as a function; None if it has none.
 
+  The text is a function of the conversation alone: templates that print the
+  date are given a fixed one, and those that draw at random the same seed.
+
   Raises:
     errors.InputError: there is a template, but transformers or jinja2, which
       render it, are missing, or cannot load it. The function raises it for a
@@ -95,6 +114,7 @@ def chat_renderer(model_folder: str | os.PathLike) -> ChatTemplate | None:
     return None
   try:
     import transformers  # seconds to import; only for conversations
+    from transformers.utils import chat_template_utils
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(
       model_folder, local_files_only=True
@@ -110,7 +130,8 @@ def chat_renderer(model_folder: str | os.PathLike) -> ChatTemplate | None:
 
   def render(conversation: list[sources.Message]) -> str:
     try:
-      return tokenizer.apply_chat_template(conversation, tokenize=False)
+      with _without_hidden_inputs(chat_template_utils):
+        return tokenizer.apply_chat_template(conversation, tokenize=False)
     # Templates raise what they like: of jinja2, TypeError, KeyError.
     except Exception as error:
       roles = [message.get('role') for message in conversation]
@@ -121,6 +142,15 @@ def chat_renderer(model_folder: str | os.PathLike) -> ChatTemplate | None:
       ) from error
 
   return render
+
+
+def lazy_chat_renderer(model_folder: str | os.PathLike) -> ChatTemplate:
+  """Returns `chat_renderer`, which is loaded at the first conversation.
+
+  So plain text needs neither a template nor the libraries that render one.
+  """
+  load = functools.cache(lambda: chat_renderer(model_folder))
+  return lambda conversation: _render(conversation, load())
 
 
 def mix(
@@ -142,6 +172,31 @@ def mix(
   """
   assert len(streams) == len(weights) > 0
   return streams[0] if len(streams) == 1 else _mix(streams, weights, seed)
+
+
+class _Clock:
+  """Stands for `datetime.datetime`; in English, and without a time zone."""
+
+  @classmethod
+  def now(cls):
+    return cls()
+
+  def strftime(self, form):
+    plain = re.sub('%(.)', lambda code: _LOCAL.get(code[1], code[0]), form)
+    return _NOW.strftime(plain)
+
+
+@contextlib.contextmanager
+def _without_hidden_inputs(chat_template_utils):
+  """Stops the clock of templates and seeds what they draw, while it lasts."""
+  clock, state = chat_template_utils.datetime, random.getstate()
+  chat_template_utils.datetime = _Clock
+  random.seed(0)
+  try:
+    yield
+  finally:
+    chat_template_utils.datetime = clock
+    random.setstate(state)
 
 
 def _mix(streams, weights, seed):

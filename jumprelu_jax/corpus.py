@@ -1,0 +1,124 @@
+"""Packed text that a run keeps: made once, and read from then on.
+
+What decides the sequences lies beside them as JSON, with their checksum, so
+that those of something else are refused and damaged ones are found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Mapping
+import json
+import pathlib
+
+import numpy as np
+
+from jumprelu_jax import errors
+from jumprelu_jax import identity
+from jumprelu_jax import progress
+from jumprelu_jax import seals
+from jumprelu_jax import whole
+from jumprelu_jax.text import sequences
+
+_CHECKSUM = 'sequences_checksum'
+
+
+def keep(
+  path: pathlib.Path,
+  wanted: Mapping[str, object],
+  make_rows: Callable[[], Iterator[np.ndarray]],
+) -> np.ndarray:
+  """Returns the sequences of a file, which is written if it is not there.
+
+  Args:
+    path: the .npy file; a .json beside it says what it is of.
+    wanted: what decides the sequences, 'sequences' (how many; 0 is all) among
+      them.
+    make_rows: returns the rows, int32 [L].
+
+  Raises:
+    errors.InputError: sequences of something else are there, or damaged ones.
+  """
+  beside = path.with_suffix('.json')
+  if path.exists():
+    found = _read_signed(beside)
+    digest = found.pop(_CHECKSUM, None)
+    if differing := identity.differences(found, wanted, 'wanted'):
+      raise errors.InputError(
+        f'{path} holds sequences of something else ({differing}); name '
+        'another folder, or delete this file.'
+      )
+    if digest:
+      _check_digest(path, digest)
+      return sequences.open(path)
+    # Killed before the checksum was written: they are packed again.
+  _write_signed(beside, wanted)  # fails here if it cannot be written
+  sequences.write(make_rows(), path, max_rows=wanted['sequences'])
+  _write_signed(beside, {**wanted, _CHECKSUM: seals.digest(path)})
+  tokens_NL = sequences.open(path)
+  say_fewer(len(tokens_NL), wanted)
+  return tokens_NL
+
+
+def find(path: pathlib.Path, wanted: Mapping[str, object]) -> np.ndarray | None:
+  """Returns the first sequences of a file of `keep`, if they are those wanted.
+
+  Args:
+    path: as `keep`; nothing is written.
+    wanted: as `keep`; may ask for fewer sequences than were kept.
+
+  Raises:
+    errors.InputError: the file is damaged.
+  """
+  if not path.exists():
+    return None
+  found = _read_signed(path.with_suffix('.json'))
+  digest = found.pop(_CHECKSUM, None)
+  has, count = found.get('sequences'), wanted['sequences']
+  is_enough = has == 0 or (has is not None and 0 < count <= has)
+  if not digest or not is_enough or found != {**wanted, 'sequences': has}:
+    return None
+  _check_digest(path, digest)
+  return sequences.open(path)[: count or None]
+
+
+def say_fewer(found: int, wanted: Mapping[str, object]) -> None:
+  """Says so if a text gave fewer sequences than were asked for."""
+  if found < wanted['sequences']:
+    progress.say(
+      f'text {wanted["text"]}: all of it is {found:,} sequences of '
+      f'{wanted["context_length"]} tokens, fewer than the '
+      f'{wanted["sequences"]:,} asked for'
+    )
+
+
+def _write_signed(path, content):
+  try:
+    whole.write_json(path, seals.signed(content))
+  except OSError as error:
+    raise errors.of_writing(error)(
+      f'{path} cannot be written ({error.strerror}); mend that, or name '
+      'another folder.'
+    ) from error
+
+
+def _read_signed(path):
+  """Returns what is said of sequences; {} if nothing is."""
+  if not path.exists():
+    return {}
+  try:
+    return seals.check_signed(json.loads(path.read_bytes()))
+  except ValueError as error:
+    raise errors.InputError(
+      f'{path} is damaged ({error}); delete it and '
+      f'{path.with_suffix(".npy").name}: they are made again.'
+    ) from error
+
+
+def _check_digest(path, expected):
+  if (found := seals.digest(path)) != expected:
+    raise errors.InputError(
+      f'{path} is damaged: its checksum is {found}, expected {expected}; '
+      'delete it: the same sequences are made again.'
+    )
