@@ -107,10 +107,7 @@ ONLY: dict[str, Any] = {
   'rope_interleaved': False,
   'use_mrope': False,
 }
-#: Keys that change no logit of a text: of training, of generation, of other
-#: heads, of how it is computed, and of who wrote the file.
-IDLE = frozenset(
-  """
+_IDLE = """
   model_type architectures dtype torch_dtype transformers_version
   transformers.js_config name_or_path _name_or_path _commit_hash
   attn_implementation _attn_implementation _attn_implementation_autoset
@@ -134,20 +131,22 @@ IDLE = frozenset(
   forced_bos_token_id forced_eos_token_id suppress_tokens begin_suppress_tokens
   exponential_decay_length_penalty guidance_scale max_time stop_strings
   unsloth_version unsloth_fixed is_llama_config _sliding_window_pattern
-  """.split()
-)
+  """
+#: Keys that change no logit of a text: of training, of generation, of other
+#: heads, of how it is computed, and of who wrote the file.
+IDLE = frozenset(_IDLE.split())
+# Of the outer object of a model with vision.
+_IDLE_OUTSIDE = """
+  text_config vision_config mm_tokens_per_image boi_token_index
+  eoi_token_index image_token_index boi_token_id eoi_token_id image_token_id
+  tie_word_embeddings bos_token_id eos_token_id pad_token_id
+  """
 #: The same, of one family alone.
 IDLE_IN: dict[str, frozenset[str]] = {
   # Gemma reads hidden_activation instead; the hub's files have both.
   'gemma2': frozenset({'hidden_act', 'sliding_window_size'}),
   'gemma3_text': frozenset({'hidden_act'}),
-  'gemma3': frozenset(
-    """
-    text_config vision_config mm_tokens_per_image boi_token_index
-    eoi_token_index image_token_index boi_token_id eoi_token_id image_token_id
-    tie_word_embeddings bos_token_id eos_token_id pad_token_id
-    """.split()
-  ),
+  'gemma3': frozenset(_IDLE_OUTSIDE.split()),
 }
 #: GPT-2's other names of its keys, which win over its own.
 GPT2_ALIASES = {

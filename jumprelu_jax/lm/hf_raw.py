@@ -189,7 +189,8 @@ def gemma3_ropes(raw, dim):
   both.refuse_others()
   # As transformers merges them.
   plain = full.values or {'rope_type': 'default'}
-  full = Raw(plain | dict(scaled.values), f'{raw.where}: RoPE of full_attention')
+  where = f'{raw.where}: RoPE of full_attention'
+  full = Raw(plain | dict(scaled.values), where)
   found = []
   for one, key, default in (
     (full, 'rope_theta', 1e6),
