@@ -7,8 +7,6 @@ each SAE; writes nothing but, with --out, a results.csv or, with --json, all
 metrics.
 """
 
-import pathlib
-
 from absl import flags
 
 from experiments import launch
@@ -20,6 +18,7 @@ from jumprelu_jax import run_folder
 from jumprelu_jax import runs
 from jumprelu_jax import sae_folders
 from jumprelu_jax import whole
+from jumprelu_jax.exchange import hub
 
 _SAE = flags.DEFINE_list('sae', None, "SAEs' folders.", required=True)
 _OUT = flags.DEFINE_string('out', None, 'A results.csv to write.')
@@ -83,7 +82,7 @@ def evaluate(folders):
 
 
 def main():
-  rows = evaluate([pathlib.Path(folder) for folder in _SAE.value])
+  rows = evaluate([hub.resolve_sae(folder) for folder in _SAE.value])
   print(results.format_table(rows))
   if _OUT.value:
     results.write(rows, _OUT.value)

@@ -11,12 +11,13 @@ import numpy as np
 
 from jumprelu_jax import errors
 from jumprelu_jax.exchange import formats
+from jumprelu_jax.exchange import hub
 from jumprelu_jax.exchange import weights
 
 
 def describe(path):
   """Yields lines about an SAE."""
-  name, folder = formats.recognise(path)
+  name, folder = formats.recognise(hub.resolve_sae(path))
   sae, details = formats.FORMATS[name].read(folder)
   yield f'{folder}: {name}'
   for field in dataclasses.fields(details):

@@ -8,7 +8,6 @@ other; details.json names its architecture `random`.
 """
 
 import dataclasses
-import json
 import pathlib
 
 from absl import flags
@@ -22,6 +21,7 @@ from jumprelu_jax import random_sae
 from jumprelu_jax import run_folder
 from jumprelu_jax import whole
 from jumprelu_jax.exchange import formats
+from jumprelu_jax.exchange import hub
 from jumprelu_jax.exchange import own
 
 _LIKE = flags.DEFINE_string(
@@ -39,7 +39,7 @@ _SEED = flags.DEFINE_integer('seed', 0, 'Of the directions.')
 
 
 def main():
-  like, out = pathlib.Path(_LIKE.value), pathlib.Path(_OUT.value)
+  like, out = hub.resolve_sae(_LIKE.value), pathlib.Path(_OUT.value)
   run = run_folder.load_run(like)
   trained, details = formats.load(like)
   l0 = details.l0 if _L0.value is None else _L0.value
@@ -61,7 +61,7 @@ def main():
     inputs_lib.prepare(run).setting, _POSITIONS.value
   )
   sae = random_sae.draw(jax.random.key(_SEED.value), x_ND, num_latents, l0)
-  whole.write_json(out / own.RUN, json.loads((like / own.RUN).read_text()))
+  whole.write_json(out / own.RUN, run_folder.read_json(like / own.RUN))
   other = {'like': like.name, 'seed': _SEED.value, 'positions': len(x_ND)}
   details = dataclasses.replace(
     details, trained_as='random', l0=float(l0), other=other

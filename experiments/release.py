@@ -8,7 +8,6 @@ into one FOLDER, and sent at the end.
 """
 
 import json
-import pathlib
 
 from absl import flags
 
@@ -16,6 +15,7 @@ from experiments import launch
 from jumprelu_jax import api
 from jumprelu_jax import errors
 from jumprelu_jax import progress
+from jumprelu_jax import run_folder
 from jumprelu_jax.exchange import formats
 from jumprelu_jax.exchange import hub
 
@@ -55,7 +55,7 @@ def metrics_of(folder):
   path = folder / 'evaluation.json'
   if not path.is_file():
     return {}
-  found = json.loads(path.read_text())
+  found = run_folder.read_json(path)
   return {
     name: f'{value:.4g}' if isinstance(value, float) else value
     for name in _METRICS
@@ -68,7 +68,7 @@ def recipe_of(folder):
   path = folder / 'config.json'
   if not path.is_file():
     return ''
-  config = json.loads(path.read_text())
+  config = run_folder.read_json(path)
   if 'lm' not in config:
     return ''
   config.get('activations', {}).pop('store', None)
@@ -80,7 +80,7 @@ def main():
     raise errors.InputError(
       f'--repository={_REPOSITORY.value}: expected OWNER/NAME.'
     )
-  for folder in map(pathlib.Path, _SAES.value):
+  for folder in map(hub.resolve_sae, _SAES.value):
     progress.say(f'{write(folder)}')
   if _UPLOAD.value:
     progress.say(hub.upload(_OUT.value, _REPOSITORY.value))

@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from collections.abc import Mapping
 import contextlib
-import json
 import os
 import pathlib
 
 from jumprelu_jax import config as config_lib
+from jumprelu_jax import config_history
 from jumprelu_jax import errors
 from jumprelu_jax import hosts as hosts_lib
 from jumprelu_jax import identity
+from jumprelu_jax import json_files
 from jumprelu_jax import lock
 from jumprelu_jax import seals
 from jumprelu_jax import whole
@@ -68,7 +69,7 @@ def claimed(
 
 
 def load_run(folder: str | os.PathLike) -> config_lib.RunConfig:
-  """Reads the config of a run's or an SAE's folder.
+  """Reads the config of a run's or an SAE's folder, of any version.
 
   Raises:
     errors.InputError: there is none, or it is not a config.
@@ -79,7 +80,8 @@ def load_run(folder: str | os.PathLike) -> config_lib.RunConfig:
     raise errors.InputError(
       f'{path} does not exist; give a folder that a run has written.'
     )
-  return config_lib.RunConfig.from_config_dict(read_json(path))
+  raw = config_history.complete(read_json(path))
+  return config_lib.RunConfig.from_config_dict(raw)
 
 
 def check_unchanged(
@@ -118,7 +120,7 @@ def check_unchanged(
 
 def check_same_config(path: pathlib.Path, run: config_lib.RunConfig) -> None:
   """Raises errors.InputError, with the differences, if config.json differs."""
-  theirs = identity.of_raw(read_json(path))
+  theirs = identity.of_raw(config_history.complete(read_json(path)))
   if differing := identity.differences(theirs, identity.of(run)):
     raise errors.InputError(
       f'{path.parent} holds a run with another config ({differing}); give '
@@ -152,18 +154,12 @@ def read_json(path: pathlib.Path) -> dict[str, object]:
     errors.InputError: it holds none.
   """
   try:
-    raw = json.loads(path.read_bytes())
+    return json_files.read_object(path)
   except ValueError as error:
     raise errors.InputError(
-      f'{path} is damaged: it is not JSON ({error}). If it is a run of yours, '
-      'restore this file; else give another --workdir.'
+      f'{path} is damaged: it is no JSON object ({error}). If it is a run of '
+      'yours, restore this file; else give another --workdir.'
     ) from error
-  if not isinstance(raw, dict):
-    raise errors.InputError(
-      f'{path} holds a {type(raw).__name__}, expected the keys of a config; '
-      'give another --workdir.'
-    )
-  return raw
 
 
 def _is_empty(workdir):

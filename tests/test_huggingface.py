@@ -315,13 +315,26 @@ def test_tensor_that_is_not_used_is_named(folder):
     huggingface.load(folder)
 
 
-@pytest.mark.parametrize(
-  'name', ['model.layers.1.self_attn.rotary_emb.inv_freq', 'lm_head.weight']
-)
-def test_tensor_that_is_computed_or_tied_is_ignored(folder, model, name):
+def test_tensor_that_is_computed_is_ignored(folder, model):
+  name = 'model.layers.1.self_attn.rotary_emb.inv_freq'
   extra = {name: np.zeros(4, np.float32)}
   change_weights(folder, lambda weights: weights.update(extra))
   assert_trees_equal(huggingface.load(folder), model)
+
+
+def test_head_that_is_the_embedding_is_ignored(folder, model):
+  def repeat(weights):
+    weights['lm_head.weight'] = weights['model.embed_tokens.weight'].copy()
+
+  change_weights(folder, repeat)
+  assert_trees_equal(huggingface.load(folder), model)
+
+
+def test_head_of_another_shape_is_named(folder):
+  extra = {'lm_head.weight': np.zeros(4, np.float32)}
+  change_weights(folder, lambda weights: weights.update(extra))
+  with pytest.raises(ValueError, match=r'lm_head.weight has shape \(4,\), exp'):
+    huggingface.load(folder)
 
 
 def test_first_layers_can_be_loaded_alone(folder, model):

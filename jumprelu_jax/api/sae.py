@@ -8,7 +8,6 @@ import os
 import jax
 from jax import numpy as jnp
 
-from jumprelu_jax import embedded
 from jumprelu_jax import errors
 from jumprelu_jax.exchange import details as details_lib
 from jumprelu_jax.exchange import formats
@@ -17,7 +16,7 @@ from jumprelu_jax.lm import sites
 from jumprelu_jax.sae import released
 
 #: The name of the model that is shipped, and of its SAE.
-EMBEDDED = 'embedded'
+EMBEDDED = hub.EMBEDDED
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -107,10 +106,7 @@ def load_sae(path_or_hub_id: str | os.PathLike) -> SAE:
   Raises:
     errors.InputError: it is not there, of no known format, or damaged.
   """
-  path = embedded.SAE
-  if str(path_or_hub_id) != EMBEDDED:
-    path = hub.resolve_sae(path_or_hub_id)
-  weights, details = formats.load(path)
+  weights, details = formats.load(hub.resolve_sae(path_or_hub_id))
   return SAE(weights, details)
 
 

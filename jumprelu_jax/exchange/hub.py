@@ -15,12 +15,15 @@ from typing import Any
 
 import jinja2
 
+from jumprelu_jax import embedded
 from jumprelu_jax import errors
 from jumprelu_jax import whole
 from jumprelu_jax.exchange import details as details_lib
 from jumprelu_jax.exchange import formats
 from jumprelu_jax.sae import released
 
+#: The name of the SAE that is shipped.
+EMBEDDED = 'embedded'
 # No part is dots alone: these lead out of a folder.
 _PART = r'(?!\.+(?:/|$))[\w.+-]+'
 _HUB_ID = re.compile(rf'{_PART}(/{_PART})+')
@@ -65,9 +68,14 @@ f = sae.encode(x)  # raw activations [..., {{ d_in }}]
 def resolve_sae(path_or_hub_id: str | os.PathLike) -> pathlib.Path:
   """Returns a folder or file on disk; fetches it if it is of the hub.
 
+  Args:
+    path_or_hub_id: 'embedded' is the SAE that is shipped.
+
   Raises:
     errors.InputError: it is neither there nor a hub id, or cannot be fetched.
   """
+  if str(path_or_hub_id) == EMBEDDED:
+    return embedded.SAE
   path = pathlib.Path(path_or_hub_id)
   if path.exists():
     return path
@@ -89,7 +97,7 @@ def resolve_sae(path_or_hub_id: str | os.PathLike) -> pathlib.Path:
   except Exception as error:  # network, rights, names: all alike to the user
     raise errors.InputError(
       f'{name} is not on disk and could not be fetched from the hub '
-      f'({type(error).__name__}: {error}).'
+      f'({type(error).__name__}: {" ".join(str(error).split())}).'
     ) from error
   return pathlib.Path(root) / folder
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from jumprelu_jax import errors
 from jumprelu_jax.lm import hf_config
 from jumprelu_jax.lm.architecture import Architecture
 
@@ -26,13 +27,16 @@ def config_json(model: Architecture) -> dict[str, Any]:
   """Returns the config.json of a Gemma 2 that we trained.
 
   Raises:
-    ValueError: the architecture is of another family.
+    errors.InputError: a config.json that is written here cannot say what the
+      architecture is.
   """
   a = model
   if a.model_type != 'gemma2':
-    raise ValueError(f'Only gemma2 folders are written, not {a.model_type}.')
+    raise errors.InputError(
+      f'{a.model_type} folders are not written; expected gemma2.'
+    )
   bos, eos, pad = a.special_ids
-  return {
+  values = {
     'architectures': ['Gemma2ForCausalLM'],
     'model_type': 'gemma2',
     'vocab_size': a.vocab_size,
@@ -43,7 +47,7 @@ def config_json(model: Architecture) -> dict[str, Any]:
     'num_key_value_heads': a.num_kv_heads,
     'head_dim': a.head_dim,
     'max_position_embeddings': a.max_positions,
-    'sliding_window': a.windows[0],
+    'sliding_window': next(filter(None, a.windows), None),
     # transformers wants an integer; 32**-0.5 gives back 32.000000000000004.
     'query_pre_attn_scalar': round(a.attention_scale**-2),
     'rope_theta': a.ropes[0].theta,
@@ -53,8 +57,15 @@ def config_json(model: Architecture) -> dict[str, Any]:
     'hidden_activation': 'gelu_pytorch_tanh',
     'attention_bias': False,
     'attention_dropout': 0.0,
-    'tie_word_embeddings': True,
+    'tie_word_embeddings': 'head_VD' not in a.optional,
     'bos_token_id': bos,
     'eos_token_id': eos,
     'pad_token_id': pad,
   }
+  if hf_config.architecture(values, 'config.json') != a:
+    raise errors.InputError(
+      'this Gemma 2 cannot be written: its config.json would describe another '
+      'model (expected integers for query_pre_attn_scalar, and no biases or '
+      'other layer types than those of Gemma 2).'
+    )
+  return values

@@ -18,6 +18,8 @@ from jumprelu_jax.lm.architecture import Architecture
 
 _WEIGHTS = 'model.safetensors'
 _INDEX = 'model.safetensors.index.json'
+# Of embedding and head that are compared at a time.
+_ROWS = 4096
 
 
 class Weights:
@@ -54,6 +56,25 @@ class Weights:
     for name, shape in expected.items():
       self._check_tensor(name, shape)
     self._check_no_other(expected)
+
+  def has_own_head(self) -> bool:
+    """True where the files hold a head that is not the embedding.
+
+    Of a model whose config.json says that they are one, transformers keeps it.
+    """
+    embed, head = (self._cuts[n].name for n in ('embed_VD', 'head_VD'))
+    if head not in self._file_of or embed not in self._file_of:
+      return False
+    views = [self._open(name).get_slice(name) for name in (embed, head)]
+    shapes = [tuple(view.get_shape()) for view in views]
+    if shapes[0] != shapes[1] or len(shapes[0]) != 2:
+      return True
+    for start in range(0, shapes[0][0], _ROWS):
+      rows = slice(start, min(start + _ROWS, shapes[0][0]))
+      ours, theirs = (np.asarray(view[rows], np.float32) for view in views)
+      if not np.array_equal(ours, theirs):
+        return True
+    return False
 
   def read(
     self,
@@ -162,6 +183,11 @@ class Weights:
           f'{path} is damaged or truncated ({error}); get the file again.'
         ) from error
     return self._files[file]
+
+
+def are_there(folder: pathlib.Path) -> bool:
+  """Returns whether a folder holds weights."""
+  return any((folder / name).is_file() for name in (_WEIGHTS, _INDEX))
 
 
 def existing(path: pathlib.Path) -> pathlib.Path:

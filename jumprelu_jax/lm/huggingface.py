@@ -7,6 +7,7 @@ parameter is read by itself, so no host holds a copy of the model.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import math
@@ -68,7 +69,7 @@ def resolve(path: str, revision: str = '') -> tuple[pathlib.Path, str]:
 
 
 def load_architecture(folder: str | os.PathLike) -> Architecture:
-  """Reads config.json.
+  """Reads config.json, and whether the weights have a head of their own.
 
   Raises:
     errors.InputError: the folder or the file is missing or unreadable, or the
@@ -81,7 +82,12 @@ def load_architecture(folder: str | os.PathLike) -> Architecture:
       f'{_WEIGHTS} and {_TOKENIZER}.'
     )
   raw = hf_weights.load_json(folder / _CONFIG)
-  return hf_config.architecture(raw, f'{folder}/{_CONFIG}')
+  result = hf_config.architecture(raw, f'{folder}/{_CONFIG}')
+  if 'head_VD' in result.optional or not hf_weights.are_there(folder):
+    return result
+  with hf_weights.Weights(folder, result) as weights:
+    head = {'head_VD'} if weights.has_own_head() else set()
+  return dataclasses.replace(result, optional=result.optional | head)
 
 
 def load_tokenizer(folder: str | os.PathLike) -> tokenizers.Tokenizer:
