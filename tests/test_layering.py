@@ -11,7 +11,7 @@ PACKAGE = pathlib.Path(jumprelu_jax.__file__).parent
 LAYERS = (
   {
     'errors', 'shapes', 'progress', 'writer', 'embedded', 'kernels', 'whole',
-    'hosts', 'preemption', 'lock', 'seals', 'curve',
+    'hosts', 'preemption', 'lock', 'seals', 'curve', 'products',
   },
   {'results', 'finished', 'comparison'},
   {'config', 'config_checks', 'text', 'ops', 'selection', 'metrics', 'sparse'},
