@@ -154,7 +154,13 @@ def measure_ablations(setting: Setting, mean_D: np.ndarray) -> metrics.Sums:
   for batch in setting.batches('evaluate clean'):
     clean = splicing.run_clean(setting.model, batch.tokens_BL, splice)
     losses = jax.device_get(_ablated(setting.model, clean, mean_D, splice))
-    sums = metrics.merge(sums, _of_predictions(losses, batch))
+    columns = {
+      'ce_loss_without_sae': losses['loss_clean'],
+      'ce_loss_with_ablation': losses.pop('ce_loss_with_ablation'),
+    }
+    sums = metrics.merge(
+      sums, _of_predictions(losses, batch), _as_saebench(columns, batch)
+    )
   return sums
 
 
@@ -211,6 +217,9 @@ def _sums_of(found, batch):
     'deviation_D': found['deviation_D'],
     **metrics.add_up(found['of_rows'], is_text_N),
     **_of_predictions(found['of_predictions'], batch),
+    **_as_saebench(
+      {'ce_loss_with_sae': found['of_predictions']['loss_spliced']}, batch
+    ),
   }
 
 
@@ -219,6 +228,14 @@ def _of_predictions(columns_BL, batch):
   counts_BL = batch.predicts_BL
   return metrics.add_up(columns_BL, counts_BL) | {
     'predictions': counts_BL.sum()
+  }
+
+
+def _as_saebench(columns_BL, batch):
+  """The same over the predictions that SAEBench counts."""
+  counts_BL = batch.is_text_BL[:, :-1]
+  return metrics.add_up(columns_BL, counts_BL) | {
+    'ce_predictions': counts_BL.sum()
   }
 
 
@@ -253,12 +270,20 @@ def _sum_of_text(model, tokens_BL, splice):
 @functools.partial(jax.jit, static_argnames='splice')
 def _ablated(model, clean, mean_D, splice):
   """Returns losses of the model untouched, and with the mean and zeros in."""
-  names = ('loss_clean', 'loss_mean_ablated', 'loss_zero_ablated')
+  names = (
+    *('loss_clean', 'loss_mean_ablated', 'loss_zero_ablated'),
+    'ce_loss_with_ablation',
+  )
+  zeros_D, everywhere = jnp.zeros_like(mean_D), splice.everywhere()
   ends_BLD = [clean.end_BLD] + [
     splicing.run_with(
-      model, clean, jnp.broadcast_to(y_D[None], clean.y_ND.shape), splice
+      model, clean, jnp.broadcast_to(y_D[None], clean.y_ND.shape), where
     )
-    for y_D in (mean_D, jnp.zeros_like(mean_D))
+    for y_D, where in (
+      (mean_D, splice),
+      (zeros_D, splice),
+      (zeros_D, everywhere),
+    )
   ]
 
   def losses(*logits_and_target):

@@ -6,10 +6,11 @@ positions that count, in float64; `merge` adds sums of batches, shards and
 hosts, of any size and in any order; `finish` divides once, at the end. Ratios
 are never averaged.
 
-Two kinds of positions count:
+Three kinds of positions count:
 
-  text         the token is not special (BOS, EOS, PAD)
-  predictions  the token and the next are text
+  text             the token is not special (BOS, EOS, PAD)
+  predictions      the token and the next are text
+  ce_predictions   the token is text, the next may be special: SAEBench's
 
 y is what is predicted: the SAE's own input x, or a transcoder's target.
 """
@@ -41,12 +42,16 @@ class Baseline:
     loss_clean: next-token loss of the untouched model, nats.
     loss_mean_ablated: the same with the mean in place of activations.
     loss_zero_ablated: the same with zeros.
+    ce_loss_without_sae: of the untouched model over `ce_predictions`.
+    ce_loss_with_ablation: the same with zeros at special positions too.
   """
 
   mean_D: np.ndarray
   loss_clean: float
   loss_mean_ablated: float
   loss_zero_ablated: float
+  ce_loss_without_sae: float
+  ce_loss_with_ablation: float
 
 
 def of_rows(
@@ -199,6 +204,10 @@ def baseline(activations: Sums, ablations: Sums) -> Baseline:
     name: ratio(ablations[name], ablations['predictions'])
     for name in ('loss_clean', 'loss_mean_ablated', 'loss_zero_ablated')
   }
+  losses |= {
+    name: ratio(ablations[name], ablations['ce_predictions'])
+    for name in ('ce_loss_without_sae', 'ce_loss_with_ablation')
+  }
   return Baseline(mean_of(activations), **losses)
 
 
@@ -222,8 +231,11 @@ def finish(sums: Sums, baseline: Baseline) -> dict[str, float]:
     delta_lm_loss: loss_spliced - loss_clean, nats.
     loss_clean, loss_spliced, loss_mean_ablated, loss_zero_ablated: nats.
     loss_recovered: share of loss_mean_ablated - loss_clean that is recovered.
-    loss_recovered_zero: the same of loss_zero_ablated (SAEBench's
-      ce_loss_score).
+    loss_recovered_zero: the same of loss_zero_ablated, where special positions
+      keep their activations.
+    ce_loss_score, ce_loss_with_sae, ce_loss_without_sae,
+      ce_loss_with_ablation: SAEBench's metrics of these names: over
+      `ce_predictions`, and with zeros at special positions too in the ablation.
     kl: of the spliced model's predictions from the clean model's, nats.
     dead_fraction: latents that never fired on this text.
     frac_over_1pct, frac_over_10pct: latents that fire on more positions.
@@ -306,6 +318,18 @@ def _effect(sums, baseline):
     'loss_recovered': ratio(mean - spliced, mean - clean),
     'loss_recovered_zero': ratio(zero - spliced, zero - clean),
     'kl': ratio(sums['kl'], sums['predictions']),
+    **_as_saebench(sums, baseline),
+  }
+
+
+def _as_saebench(sums, baseline):
+  clean, zero = baseline.ce_loss_without_sae, baseline.ce_loss_with_ablation
+  spliced = ratio(sums['ce_loss_with_sae'], sums['ce_predictions'])
+  return {
+    'ce_loss_score': ratio(zero - spliced, zero - clean),
+    'ce_loss_with_sae': spliced,
+    'ce_loss_without_sae': clean,
+    'ce_loss_with_ablation': zero,
   }
 
 

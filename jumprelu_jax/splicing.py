@@ -40,6 +40,10 @@ class Splice:
   at_special: bool
   positions: int
 
+  def everywhere(self) -> Splice:
+    """Returns the splice that replaces special positions too."""
+    return dataclasses.replace(self, at_special=True)
+
 
 @flax.struct.dataclass
 class Clean:
@@ -153,12 +157,11 @@ def gradient(
     clean: what `run_clean` gave.
     splice: where.
   """
-  everywhere = dataclasses.replace(splice, at_special=True)
   special = model.architecture.special_ids
   counts_BL = packing.predicts_text(clean.tokens_BL, special)
 
   def total(y_ND):
-    end_BLD = run_with(model, clean, y_ND, everywhere)
+    end_BLD = run_with(model, clean, y_ND, splice.everywhere())
     values_BL = at_predictions(fn, model, clean, splice, end_BLD)
     return jnp.sum(jnp.where(counts_BL, values_BL, 0))
 

@@ -92,11 +92,9 @@ def reference(sae, setting):
     f @ p['W_dec'] + p['b_dec'] + (x @ p['W_skip'] if 'W_skip' in p else 0)
   )
 
-  def logits_with(value):
+  def logits_with(value, at_special=setting.splice_special):
     value_BLD = np.broadcast_to(value, y.shape).astype('float32')
-    return logits(
-      model, tokens, where, value_BLD, is_text | setting.splice_special
-    )
+    return logits(model, tokens, where, value_BLD, is_text | at_special)
 
   data = {
     'y': y,
@@ -107,9 +105,11 @@ def reference(sae, setting):
     'spliced': logits_with(y_hat),
     'mean_ablated': logits_with(y[is_text].mean(0)),
     'zero_ablated': logits_with(0.0),
+    'zero_everywhere': logits_with(0.0, at_special=True),
     'target': np.roll(tokens, -1, axis=1),
     'is_text': is_text,
     'predicts': predicts,
+    'has_next': np.indices(tokens.shape)[1] < tokens.shape[1] - 1,
     'is_attributed': is_attributed,
   }
   rows = {k: np.reshape(a, (-1, *np.shape(a)[2:])) for k, a in data.items()}
@@ -143,6 +143,14 @@ def gradient(model, tokens, where, predicts):
   return jax.jacfwd(total)(jnp.zeros((tokens.shape[1], dim)))
 
 
+#: Shares of a loss that is recovered, and the loss.
+ABLATED = {
+  'loss_recovered': 'loss_mean_ablated',
+  'loss_recovered_zero': 'loss_zero_ablated',
+  'ce_loss_score': 'ce_loss_with_ablation',
+}
+
+
 def check_equal(got, want, rtol):
   """Differences of losses keep the absolute errors of losses."""
   assert got.keys() == want.keys()
@@ -151,9 +159,8 @@ def check_equal(got, want, rtol):
     tolerance = {'rtol': rtol}
     if name == 'delta_lm_loss':
       tolerance = {'atol': 2 * error}
-    if name.startswith('loss_recovered'):
-      kind = 'zero' if name.endswith('zero') else 'mean'
-      harm = abs(want[f'loss_{kind}_ablated'] - want['loss_clean'])
+    if name in ABLATED:
+      harm = abs(want[ABLATED[name]] - want['loss_clean'])
       tolerance = {'atol': 2 * error * (1 + abs(value)) / harm}
     np.testing.assert_allclose(got[name], value, err_msg=name, **tolerance)
 

@@ -12,7 +12,7 @@ import scipy.special
 from jumprelu_jax import metrics
 
 N, D, M, V = 403, 24, 40, 50
-ABLATED = ('clean', 'mean_ablated', 'zero_ablated')
+ABLATED = ('clean', 'mean_ablated', 'zero_ablated', 'zero_everywhere')
 
 
 @pytest.fixture(scope='module')
@@ -34,6 +34,7 @@ def data():
     'spliced': 0.9 * clean + rng.normal(size=(N, V)),
     'mean_ablated': 2 * rng.normal(size=(N, V)),
     'zero_ablated': 5 * rng.normal(size=(N, V)),
+    'zero_everywhere': 6 * rng.normal(size=(N, V)),
   }
   for array in arrays.values():  # absurd, and must not matter
     array[~is_text] = 1e9 if array is f else np.nan
@@ -42,6 +43,7 @@ def data():
     'target': rng.integers(0, V, N).astype('int32'),
     'is_text': is_text,
     'predicts': predicts,
+    'has_next': predicts | (rng.random(N) < 0.9),
     'is_attributed': predicts & (rng.random(N) < 0.8),
   }
 
@@ -76,6 +78,12 @@ def sums_of(batch, W_dec, pivot_D):
     columns(batch, W_dec, pivot_D)
   )
   active = np.sum(batch['f'] > 0, axis=1)[is_text]
+  ce_predicts = is_text & batch['has_next']
+  ce_columns = {
+    'ce_loss_with_sae': of_predictions['loss_spliced'],
+    'ce_loss_without_sae': of_predictions['loss_clean'],
+    'ce_loss_with_ablation': of_predictions.pop('loss_zero_everywhere'),
+  }
   return {
     'y_D': np.sum(batch['y'][is_text], axis=0),
     'positions': is_text.sum(),
@@ -84,6 +92,8 @@ def sums_of(batch, W_dec, pivot_D):
     **totals,
     **metrics.add_up(of_text, is_text),
     **metrics.add_up(of_predictions, predicts),
+    'ce_predictions': ce_predicts.sum(),
+    **metrics.add_up(ce_columns, ce_predicts),
     **metrics.add_up(of_importance, batch['is_attributed']),
   }
 
@@ -166,10 +176,12 @@ def test_metrics_by_hand():
     'predictions': 2,
     'loss_spliced': 2 * 3.0,
     'kl': 2 * 0.5,
+    'ce_loss_with_sae': 4 * 3.5,
+    'ce_predictions': 4,
     **metrics.totals(y_ND, f_NM, jnp.zeros(2), both),
     **metrics.add_up(metrics.of_rows(y_ND, y_hat_ND, jnp.zeros(2)), both),
   }
-  baseline = metrics.Baseline(np.array([2.0, 0.0]), 2.5, 4.5, 12.5)
+  baseline = metrics.Baseline(np.array([2.0, 0.0]), 2.5, 4.5, 12.5, 2.7, 6.7)
   got = metrics.finish(metrics.merge(sums), baseline)
   want = {
     'l0': 1.5,
@@ -181,6 +193,7 @@ def test_metrics_by_hand():
     'delta_lm_loss': 0.5,
     'loss_recovered': 0.75,
     'loss_recovered_zero': 0.95,
+    'ce_loss_score': 0.8,
     'kl': 0.5,
   }
   for name, value in want.items():
