@@ -30,7 +30,34 @@ from jumprelu_jax import shapes
 
 #: Name → sum over positions, float64 or int64: a number, or an array of one for
 #: each latent (_M), dimension (_D) or value of L0.
-Sums = dict[str, float | int | np.ndarray]
+Sums = dict[str, 'float | int | np.ndarray | Largest']
+
+#: Share of the positions, those with the largest norms, that are the top. A few
+#: attention sinks may carry nearly all of the variance.
+TOP_SHARE = 1e-3
+# Norms that are kept, those of the top of a billion positions.
+_MOST_NORMS = 2**20
+# Norms that differ by less than this share are equal.
+_ROUNDING = 1e-5
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Largest:
+  """The largest of some numbers; adds up as sums do."""
+
+  values: np.ndarray
+
+  def __add__(self, other: Largest) -> Largest:
+    """Returns the largest of both."""
+    both = np.concatenate([self.values, other.values])
+    if len(both) > _MOST_NORMS:
+      both = np.partition(both, -_MOST_NORMS)[-_MOST_NORMS:]
+    return Largest(both)
+
+  def at(self, count: int) -> float:
+    """Returns the count-th largest, or the least of fewer."""
+    count = min(count, len(self.values))
+    return float(np.partition(self.values, -count)[-count]) if count else 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +71,7 @@ class Baseline:
     loss_zero_ablated: the same with zeros.
     ce_loss_without_sae: of the untouched model over `ce_predictions`.
     ce_loss_with_ablation: the same with zeros at special positions too.
+    top_norm: from this norm on a position belongs to the top.
   """
 
   mean_D: np.ndarray
@@ -52,6 +80,7 @@ class Baseline:
   loss_zero_ablated: float
   ce_loss_without_sae: float
   ce_loss_with_ablation: float
+  top_norm: float
 
 
 def of_rows(
@@ -104,6 +133,27 @@ def totals(
   return {
     'deviation_D': jnp.sum(deviation_ND, axis=0),
     'fired_M': jnp.sum(fired_NM, axis=0, dtype='int32'),
+  }
+
+
+def rest(
+  y_ND: jax.Array,
+  pivot_D: jax.Array,
+  is_text_N: jax.Array,
+  top_norm: jax.Array | float,
+) -> dict[str, jax.Array]:
+  """Returns which text positions are not of the top, and their sum.
+
+    is_rest_N         for `add_up_rest`
+    rest_deviation_D  sum of y - pivot over them
+
+  Arguments as `totals`; from `top_norm` on a position belongs to the top.
+  """
+  is_rest_N = is_text_N & (jnp.linalg.norm(y_ND, axis=-1) < top_norm)
+  deviation_ND = jnp.where(is_rest_N[:, None], y_ND - pivot_D[None], 0)
+  return {
+    'is_rest_N': is_rest_N,
+    'rest_deviation_D': jnp.sum(deviation_ND, axis=0),
   }
 
 
@@ -179,6 +229,17 @@ def add_up(columns: Mapping[str, np.ndarray], counts_N: np.ndarray) -> Sums:
   }
 
 
+def add_up_rest(
+  columns: Mapping[str, np.ndarray], is_rest_N: np.ndarray
+) -> Sums:
+  """Returns the sums of `of_rows` over positions that are not of the top."""
+  names = ('squared_error', 'squared_deviation')
+  found = add_up({name: columns[name] for name in names}, is_rest_N)
+  return {f'rest_{name}': value for name, value in found.items()} | {
+    'rest_positions': is_rest_N.sum()
+  }
+
+
 def histogram(active_N: np.ndarray, num_latents: int) -> np.ndarray:
   """Returns how many positions have 0, 1, … num_latents active latents."""
   return np.bincount(active_N, minlength=num_latents + 1)
@@ -189,7 +250,8 @@ def merge(*parts: Sums) -> Sums:
   merged = {}
   for part in parts:
     for name, value in part.items():
-      merged[name] = merged.get(name, 0) + _widened(value)
+      value = value if isinstance(value, Largest) else _widened(value)
+      merged[name] = merged[name] + value if name in merged else value
   return merged
 
 
@@ -208,7 +270,9 @@ def baseline(activations: Sums, ablations: Sums) -> Baseline:
     name: ratio(ablations[name], ablations['ce_predictions'])
     for name in ('ce_loss_without_sae', 'ce_loss_with_ablation')
   }
-  return Baseline(mean_of(activations), **losses)
+  count = math.ceil(TOP_SHARE * activations['positions'])
+  top_norm = activations['norms'].at(count) * (1 - _ROUNDING)
+  return Baseline(mean_of(activations), **losses, top_norm=top_norm)
 
 
 def finish(sums: Sums, baseline: Baseline) -> dict[str, float]:
@@ -220,6 +284,10 @@ def finish(sums: Sums, baseline: Baseline) -> dict[str, float]:
   Returns:
     l0: mean number of active latents.
     fvu: E|y - y_hat|^2 / E|y - E y|^2, about the mean of the whole set.
+    top_variance_share: share of E|y - E y|^2 that the top has, the 0.1% of the
+      positions with the largest norms, and all of equal norm.
+    top_positions: how many these are.
+    fvu_without_top: fvu of all other positions, about their own mean.
     explained_variance: 1 - fvu.
     explained_variance_legacy: 1 - E[|y - y_hat|^2 / |y - E y|^2], SAEBench's
       and SAELens' metric of that name, where each position's ratio weighs the
@@ -296,12 +364,28 @@ def _fidelity(sums):
   fvu = ratio(ratio(sums['squared_error'], n), variance)
   return {
     'fvu': fvu,
+    **_without_top(sums, variance),
     'explained_variance': 1 - fvu,
     'explained_variance_legacy': 1 - ratio(sums['unexplained'], n),
     'cosine': ratio(sums['cosine'], n),
     'relative_reconstruction_bias': ratio(
       sums['y_hat_squared'], sums['y_hat_dot_y']
     ),
+  }
+
+
+def _without_top(sums, variance):
+  n, rest = sums['positions'], sums['rest_positions']
+  deviation_D = sums['rest_deviation_D']
+  about_pivot = sums['rest_squared_deviation']
+  mean_D = sums['deviation_D'] / max(n, 1)
+  # Sums of |y - a|^2 over the rest, a the mean of all positions, or their own.
+  about_all = about_pivot - np.sum(mean_D * (2 * deviation_D - rest * mean_D))
+  about_own = about_pivot - ratio(np.sum(deviation_D**2), rest)
+  return {
+    'top_variance_share': 1 - ratio(about_all, n * variance),
+    'top_positions': int(n - rest),
+    'fvu_without_top': ratio(sums['rest_squared_error'], about_own),
   }
 
 

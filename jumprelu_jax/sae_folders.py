@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from collections.abc import Sequence
+import dataclasses
 import math
 import pathlib
 
@@ -18,6 +19,7 @@ from jumprelu_jax import inputs as inputs_lib
 from jumprelu_jax import loop
 from jumprelu_jax import metrics
 from jumprelu_jax import needs
+from jumprelu_jax import run_folder
 from jumprelu_jax import writer
 
 # Of parameters that are evaluated in one pass over the text.
@@ -41,12 +43,22 @@ def evaluate(
   Raises:
     errors.InputError: a folder's SAE is damaged or not for the model's site.
   """
-  for group in _together(folders):
-    saes = [_load_sae(folder, inputs) for folder, _ in group]
-    measured = evaluation.measure(saes, inputs.setting, inputs.baseline)
-    for (folder, run), sae, sums in zip(group, saes, measured, strict=True):
-      found = metrics.finish(sums, inputs.baseline)
-      yield folder, _row(folder, run, sae, found), metrics.latents(sums)
+  by_limits = {}
+  for folder, run in folders:
+    limits = run_folder.read_limits(folder, run)
+    by_limits.setdefault(limits, []).append((folder, run))
+  for limits, alike in by_limits.items():
+    setting, baseline = inputs.setting, None
+    if limits:
+      setting = dataclasses.replace(setting, limits=limits)
+      baseline = evaluation.measure_baseline(setting)
+    for group in _together(alike):
+      saes = [_load_sae(folder, inputs) for folder, _ in group]
+      baseline = baseline or inputs.baseline
+      measured = evaluation.measure(saes, setting, baseline)
+      for (folder, run), sae, sums in zip(group, saes, measured, strict=True):
+        found = metrics.finish(sums, baseline)
+        yield folder, _row(folder, run, sae, found), metrics.latents(sums)
 
 
 def _together(folders):

@@ -81,6 +81,11 @@ def reference(sae, setting):
   is_text = tokens > 2
   predicts = np.zeros_like(is_text)
   predicts[:, :-1] = is_text[:, :-1] & is_text[:, 1:]
+  for site, largest in setting.limits:
+    (found,) = tap(model, tokens, (site,))
+    within = np.linalg.norm(np.float64(found), axis=-1) <= largest
+    assert 0.1 < np.mean(within[is_text]) < 0.9
+    is_text, predicts = is_text & within, predicts & within
   is_attributed = predicts.copy()
   is_attributed[setting.importance_sequences :] = False
   read = setting.source or where
@@ -175,6 +180,25 @@ def test_metrics_equal_the_reference(model, where, splice_special):
     model, where, splice_special=splice_special, importance_sequences=6
   )
   sae = random_sae(model.architecture.site_dim(where.name))
+  check_equal(evaluate(sae, setting), reference(sae, setting), rtol=1e-5)
+
+
+def median_norm(model, site):
+  (found,) = tap(model, heldout(), (site,))
+  return float(np.median(np.linalg.norm(found, axis=-1)))
+
+
+@pytest.mark.parametrize('rows', [4, 13])
+def test_positions_beyond_the_limits_count_as_special_ones(model, rows):
+  """At any site of the harvest, a later one too."""
+  limits = tuple(
+    (site, 1.1 * median_norm(model, site))
+    for site in (RESID, sites.Site('resid_post', 1))
+  )
+  setting = make_setting(
+    model, limits=limits, rows=rows, importance_sequences=6
+  )
+  sae = random_sae(16)
   check_equal(evaluate(sae, setting), reference(sae, setting), rtol=1e-5)
 
 

@@ -163,7 +163,7 @@ def programs(setting, sae):
     ),
     'spliced': (
       lambda *args: evaluation._spliced(*args, splice),
-      sae, model, clean, x_ND[0],
+      sae, model, clean, x_ND[0], 1.0,
     ),
     'gradient': (
       lambda *args: splicing.gradient(metrics.centred_logit, *args, splice),
@@ -171,7 +171,8 @@ def programs(setting, sae):
     ),
     'importance': (evaluation._importance, sae, x_ND, x_ND),
     'records': (
-      lambda *args: encode._fire(*args, SITE, 4, mesh), model, sae, TOKENS
+      lambda *args: encode._fire(*args, SITE, 4, mesh),
+      model, sae, TOKENS, TOKENS > 2,
     ),
     'effects': (norm, x_ND, x_ND[0], model.embed_VD),
     'directions': (

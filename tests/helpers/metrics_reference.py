@@ -39,6 +39,10 @@ def metrics(data, W_dec):
   }
   ce = saebench(data)
   fired = (f > 0).mean(0)
+  norm = np.linalg.norm(y, axis=1)
+  count = math.ceil(len(norm) / 1000)
+  rest = norm < (1 - 1e-5) * np.sort(norm)[-count]
+  about_mean = ((y - y.mean(0)) ** 2).sum(1)
   delta = loss['spliced'] - loss['clean']
   return {
     'l0': (f > 0).sum(1).mean(),
@@ -46,6 +50,9 @@ def metrics(data, W_dec):
     'frac_over_1pct': (fired > 0.01).mean(),
     'frac_over_10pct': (fired > 0.1).mean(),
     'fvu': error.mean() / y.var(0).sum(),
+    'top_variance_share': about_mean[~rest].sum() / about_mean.sum(),
+    'top_positions': (~rest).sum(),
+    'fvu_without_top': error[rest].mean() / y[rest].var(0).sum(),
     'explained_variance': 1 - error.mean() / y.var(0).sum(),
     'explained_variance_legacy': np.mean(1 - error / deviation),
     'cosine': np.mean(
