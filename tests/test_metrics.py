@@ -20,7 +20,7 @@ def data():
   """Rows with a mean far from zero, an imperfect SAE, and positions to skip."""
   rng = np.random.default_rng(0)
   y = 5 * rng.normal(size=D) + rng.normal(size=(N, D)) * rng.uniform(0.2, 3, D)
-  y[[17, 200]] *= 100  # two sinks of one norm
+  y[[17, 200]] *= 10  # two sinks of one norm
   y[200] = -y[17]
   frequency = np.concatenate([np.zeros(3), np.geomspace(0.004, 0.6, M - 3)])
   f = rng.uniform(0.5, 4, (N, M)) * (rng.random((N, M)) < frequency)

@@ -52,7 +52,9 @@ def metrics(data, W_dec):
     'fvu': error.mean() / y.var(0).sum(),
     'top_variance_share': about_mean[~rest].sum() / about_mean.sum(),
     'top_positions': (~rest).sum(),
-    'fvu_without_top': error[rest].mean() / y[rest].var(0).sum(),
+    'fvu_without_top': (
+      error[rest].mean() / y[rest].var(0).sum() if rest.any() else math.nan
+    ),
     'explained_variance': 1 - error.mean() / y.var(0).sum(),
     'explained_variance_legacy': np.mean(1 - error / deviation),
     'cosine': np.mean(
