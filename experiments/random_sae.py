@@ -57,11 +57,12 @@ def main():
   if out.exists() and (not out.is_dir() or any(out.iterdir())):
     raise errors.InputError(f'--out={out} holds something; give a new folder.')
   run = run.with_values({'mesh.data': 1, 'mesh.latent': 1, 'mesh.sweep': 1})
-  x_ND = random_sae.activations(
-    inputs_lib.prepare(run).setting, _POSITIONS.value
-  )
+  limits = run_folder.read_limits(like, run)
+  setting = dataclasses.replace(inputs_lib.prepare(run).setting, limits=limits)
+  x_ND = random_sae.activations(setting, _POSITIONS.value)
   sae = random_sae.draw(jax.random.key(_SEED.value), x_ND, num_latents, l0)
   whole.write_json(out / own.RUN, run_folder.read_json(like / own.RUN))
+  run_folder.write_limits(out, limits)
   other = {'like': like.name, 'seed': _SEED.value, 'positions': len(x_ND)}
   details = dataclasses.replace(
     details, trained_as='random', l0=float(l0), other=other

@@ -32,7 +32,8 @@ class LMConfig:
     path: Hugging Face folder, hub id such as 'google/gemma-2-2b', or
       'embedded'.
     revision: branch, tag or commit on the hub; '' is its default branch.
-    dtype: of parameters and computation, 'float32' or 'bfloat16'.
+    dtype: of parameters and computation, 'float32' or 'bfloat16'; products of
+      float32 are exact on every platform (`products`).
     site: a name in `lm.sites.SITES`.
     layer: zero-based index of the block.
     target_site: what a transcoder predicts; '' for SAEs.

@@ -33,6 +33,7 @@ from jumprelu_jax import preemption
 from jumprelu_jax import progress
 from jumprelu_jax import sharding
 from jumprelu_jax import splicing
+from jumprelu_jax.lm import outliers
 from jumprelu_jax.lm import sites
 from jumprelu_jax.lm import transformer
 from jumprelu_jax.sae import released
@@ -58,6 +59,7 @@ class Setting:
     importance_sequences: `importance_uniformity` is measured on as many.
     mesh: what the model lies on; sequences are spread over its 'data' axis.
       None is one device.
+    limits: of norms; a position beyond them is treated as a special one.
   """
 
   model: transformer.Transformer
@@ -68,6 +70,7 @@ class Setting:
   splice_special: bool = False
   importance_sequences: int = 0
   mesh: jax.sharding.Mesh | None = None
+  limits: outliers.Limits = ()
 
   def place(self, sae: released.Released) -> released.Released:
     """Returns the SAE on the mesh."""
@@ -90,11 +93,18 @@ class Setting:
         architecture.check_ids(tokens_BL)
         padded_BL = packing.pad_rows(tokens_BL, self.rows, architecture.pad_id)
         special = architecture.special_ids
+        placed_BL = jax.device_put(padded_BL, layout)
+        is_text_BL = packing.is_text(padded_BL, special)
+        if self.limits:
+          within_BL = outliers.are_within(self.model, placed_BL, self.limits)
+          is_text_BL &= np.asarray(within_BL)
         yield _Batch(
           first=start,
-          is_text_BL=packing.is_text(padded_BL, special),
-          predicts_BL=packing.predicts_text(padded_BL, special),
-          tokens_BL=jax.device_put(padded_BL, layout),
+          is_text_BL=is_text_BL,
+          predicts_BL=packing.predicts_text(padded_BL, special)
+          & is_text_BL[:, :-1],
+          tokens_BL=placed_BL,
+          counts_BL=jax.device_put(is_text_BL, layout),
         )
         bar.advance(tokens_BL.size)
         preemption.check(
@@ -121,15 +131,23 @@ class _Batch:
 
   Attributes:
     first: index of the first.
-    is_text_BL: where a position is text.
+    is_text_BL: where a position is text, within the limits.
     predicts_BL: [B, L - 1], where a prediction counts.
     tokens_BL: on the device.
+    counts_BL: is_text_BL, on the device.
   """
 
   first: int
   is_text_BL: np.ndarray
   predicts_BL: np.ndarray
   tokens_BL: jax.Array
+  counts_BL: jax.Array
+
+  def run_clean(self, setting: Setting) -> splicing.Clean:
+    """Runs the untouched model on it."""
+    return splicing.run_clean(
+      setting.model, self.tokens_BL, setting.splice, self.counts_BL
+    )
 
 
 def measure_baseline(setting: Setting) -> metrics.Baseline:
@@ -143,8 +161,14 @@ def measure_activations(setting: Setting) -> metrics.Sums:
   """Returns the sums for the mean activation; runs the model to the site."""
   splice, sums = setting.splice, metrics.merge()
   for batch in setting.batches('evaluate mean'):
-    y_D = _sum_of_text(setting.model, batch.tokens_BL, splice)
-    found = {'y_D': np.asarray(y_D), 'positions': batch.is_text_BL.sum()}
+    y_D, norm_BL = jax.device_get(
+      _sum_of_text(setting.model, batch.tokens_BL, batch.counts_BL, splice)
+    )
+    found = {
+      'y_D': y_D,
+      'positions': batch.is_text_BL.sum(),
+      'norms': metrics.Largest(norm_BL[batch.is_text_BL]),
+    }
     sums = metrics.merge(sums, found)
   return sums
 
@@ -154,9 +178,15 @@ def measure_ablations(setting: Setting, mean_D: np.ndarray) -> metrics.Sums:
   splice, sums = setting.splice, metrics.merge()
   mean_D = jnp.asarray(mean_D, 'float32')
   for batch in setting.batches('evaluate clean'):
-    clean = splicing.run_clean(setting.model, batch.tokens_BL, splice)
+    clean = batch.run_clean(setting)
     losses = jax.device_get(_ablated(setting.model, clean, mean_D, splice))
-    sums = metrics.merge(sums, _of_predictions(losses, batch))
+    columns = {
+      'ce_loss_without_sae': losses['loss_clean'],
+      'ce_loss_with_ablation': losses.pop('ce_loss_with_ablation'),
+    }
+    sums = metrics.merge(
+      sums, _of_predictions(losses, batch), _as_saebench(columns, batch)
+    )
   return sums
 
 
@@ -186,12 +216,14 @@ def measure(
   """
   splice = setting.splice
   pivot_D = jnp.asarray(baseline.mean_D, 'float32')
+  top_norm = np.float32(baseline.top_norm)
   saes = [setting.place(sae) for sae in saes]
   sums = [metrics.merge() for _ in saes]
   for batch in setting.batches('evaluate SAEs'):
-    clean = splicing.run_clean(setting.model, batch.tokens_BL, splice)
+    clean = batch.run_clean(setting)
     found = [
-      _spliced(sae, setting.model, clean, pivot_D, splice) for sae in saes
+      _spliced(sae, setting.model, clean, pivot_D, top_norm, splice)
+      for sae in saes
     ]
     attributed = _attribute(saes, setting, batch, clean)
     found = jax.device_get(found)
@@ -212,7 +244,12 @@ def _sums_of(found, batch):
     'fired_M': found['fired_M'],
     'deviation_D': found['deviation_D'],
     **metrics.add_up(found['of_rows'], is_text_N),
+    **metrics.add_up_rest(found['of_rows'], found['is_rest_N']),
+    'rest_deviation_D': found['rest_deviation_D'],
     **_of_predictions(found['of_predictions'], batch),
+    **_as_saebench(
+      {'ce_loss_with_sae': found['of_predictions']['loss_spliced']}, batch
+    ),
   }
 
 
@@ -221,6 +258,14 @@ def _of_predictions(columns_BL, batch):
   counts_BL = batch.predicts_BL
   return metrics.add_up(columns_BL, counts_BL) | {
     'predictions': counts_BL.sum()
+  }
+
+
+def _as_saebench(columns_BL, batch):
+  """The same over the predictions that SAEBench counts."""
+  counts_BL = batch.is_text_BL[:, :-1]
+  return metrics.add_up(columns_BL, counts_BL) | {
+    'ce_predictions': counts_BL.sum()
   }
 
 
@@ -244,23 +289,32 @@ def _attribute(saes, setting, batch, clean):
 
 
 @functools.partial(jax.jit, static_argnames='splice')
-def _sum_of_text(model, tokens_BL, splice):
-  """Returns the sum over text of the activations that are predicted."""
+def _sum_of_text(model, tokens_BL, is_text_BL, splice):
+  """Returns of what is predicted the sum over text, and all norms."""
   (y_BLD,) = transformer.tap(model, tokens_BL, (splice.where,))
-  is_text_BL = packing.is_text(tokens_BL, model.architecture.special_ids)
-  y_BLD = jnp.where(is_text_BL[..., None], y_BLD.astype('float32'), 0)
-  return jnp.sum(y_BLD, axis=(0, 1))
+  y_BLD = y_BLD.astype('float32')
+  norm_BL = jnp.linalg.norm(y_BLD, axis=-1)
+  y_BLD = jnp.where(is_text_BL[..., None], y_BLD, 0)
+  return jnp.sum(y_BLD, axis=(0, 1)), norm_BL
 
 
 @functools.partial(jax.jit, static_argnames='splice')
 def _ablated(model, clean, mean_D, splice):
   """Returns losses of the model untouched, and with the mean and zeros in."""
-  names = ('loss_clean', 'loss_mean_ablated', 'loss_zero_ablated')
+  names = (
+    *('loss_clean', 'loss_mean_ablated', 'loss_zero_ablated'),
+    'ce_loss_with_ablation',
+  )
+  zeros_D, everywhere = jnp.zeros_like(mean_D), splice.everywhere()
   ends_BLD = [clean.end_BLD] + [
     splicing.run_with(
-      model, clean, jnp.broadcast_to(y_D[None], clean.y_ND.shape), splice
+      model, clean, jnp.broadcast_to(y_D[None], clean.y_ND.shape), where
     )
-    for y_D in (mean_D, jnp.zeros_like(mean_D))
+    for y_D, where in (
+      (mean_D, splice),
+      (zeros_D, splice),
+      (zeros_D, everywhere),
+    )
   ]
 
   def losses(*logits_and_target):
@@ -272,7 +326,7 @@ def _ablated(model, clean, mean_D, splice):
 
 
 @functools.partial(jax.jit, static_argnames='splice')
-def _spliced(sae, model, clean, pivot_D, splice):
+def _spliced(sae, model, clean, pivot_D, top_norm, splice):
   """Returns all that is measured with an SAE spliced in, but importance."""
   is_text_N = clean.is_text_BL.reshape(-1)
   f_NM = sae.encode(clean.x_ND)
@@ -285,6 +339,7 @@ def _spliced(sae, model, clean, pivot_D, splice):
       metrics.of_predictions, model, clean, splice, *ends_BLD
     ),
     **metrics.totals(clean.y_ND, f_NM, pivot_D, is_text_N),
+    **metrics.rest(clean.y_ND, pivot_D, is_text_N, top_norm),
   }
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from jumprelu_jax import architectures
 from jumprelu_jax import config as config_lib
 from jumprelu_jax import members as members_lib
+from jumprelu_jax import monitor
 from jumprelu_jax import preemption
 from jumprelu_jax import progress
 from jumprelu_jax import sharding
@@ -85,7 +86,7 @@ def fit_together(
         for i in some
       ]
       groups.append(members_lib.Group(members, shards, mesh, batches.where))
-    start = min(group.start for group in groups)
+    begun = start = min(group.start for group in groups)
     began = time.perf_counter()
     bar = stack.enter_context(progress.track(label, steps, 'steps', start))
     depth = runs[0].activations.prefetch_batches
@@ -94,6 +95,8 @@ def fit_together(
     )
     stack.enter_context(jax.transfer_guard('disallow'))
     for step, rows_BD in _until_preempted(ahead, groups, start, label):
+      if step == begun:
+        _warn_of_rows(label, runs[0], shards, rows_BD, groups)
       rows_BD = sharding.place_batch(mesh, rows_BD, batch_size)
       for group in groups:
         group.take_step(step, rows_BD, scale)
@@ -143,6 +146,15 @@ def _until_preempted(ahead, groups, start, label):
     ) from error
 
 
+def _warn_of_rows(label, run, shards, rows_BD, groups):
+  """Warns of what the first batch shows of the rows."""
+  share = monitor.top_share(rows_BD[:, : shards.widths[0]])
+  for group in groups:
+    group.top_share = share
+  for warning in monitor.of_rows(run, sum(shards.rows_per_shard), share):
+    progress.say(f'WARNING: {label}: {warning}')
+
+
 def _figures(groups):
   """Returns what the progress shows: of one SAE, or the range of several."""
   means = [of_one for group in groups for of_one in group.means]
@@ -166,7 +178,8 @@ def l0_is_settled(
   """True if L0 moved by less than 5% over the last fifth of training.
 
   Compares the mean L0 of the logged records in the 2% of the steps before the
-  last fifth with that in the last 2%; with at least one record each.
+  last fifth with that in the last 2%; with at least one record each. An L0 at
+  which hardly a latent fires has collapsed, not settled.
 
   Args:
     curve: records with 'step' and 'l0', in order (`writer.read_curve`).
@@ -181,4 +194,6 @@ def l0_is_settled(
     return float(np.mean(window)) if window else float('nan')
 
   before, after = mean_l0(0.8 * steps), mean_l0(steps)
+  if after < monitor.COLLAPSED_L0:
+    return False
   return abs(after - before) < tolerance * before

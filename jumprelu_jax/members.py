@@ -81,13 +81,19 @@ class Member:
     if hosts.is_first():
       self._curve = writer.CurveWriter(self._folder, self._records, start)
 
-  def write(self, step: int, means: dict[str, float]) -> None:
-    """Writes a record, and warns of what it shows for the first time."""
+  def write(self, step: int, means: dict[str, float], top_share: float) -> None:
+    """Writes a record, and warns of what it shows for the first time.
+
+    Args:
+      step: of the record.
+      means: of the steps since the last record.
+      top_share: of the rows (see `monitor.new`).
+    """
     self._records.append({'step': step} | means)
     if not self._curve:
       return
     self._curve.write(step, means)
-    for warning in monitor.new(self._records, self.run):
+    for warning in monitor.new(self._records, self.run, top_share):
       progress.say(f'WARNING: {self._folder.name}, step {step:,}: {warning}')
 
   def save(
@@ -131,7 +137,13 @@ class Member:
 
 
 class Group:
-  """SAEs that one program trains, from the last step that all have saved."""
+  """SAEs that one program trains, from the last step that all have saved.
+
+  Attributes:
+    start: the step.
+    means: of the last records.
+    top_share: of the rows (`monitor.top_share`), once it is known.
+  """
 
   def __init__(
     self,
@@ -160,6 +172,7 @@ class Group:
       [self._first(member, shards) for member in members]
     )
     self._pending, self.means = self._restore_pending(), []
+    self.top_share = 0.0
     for member in members:
       member.open_curve(self.start)
 
@@ -241,7 +254,7 @@ class Group:
     self.means = curve_lib.means(fetched)
     self._pending.clear()
     for member, means in zip(self._members, self.means, strict=True):
-      member.write(done, means)
+      member.write(done, means, self.top_share)
 
   def _refuse(self, fetched, done):
     """Tells of the steps that were left out; NotFiniteError if too many."""

@@ -6,10 +6,11 @@ positions that count, in float64; `merge` adds sums of batches, shards and
 hosts, of any size and in any order; `finish` divides once, at the end. Ratios
 are never averaged.
 
-Two kinds of positions count:
+Three kinds of positions count:
 
-  text         the token is not special (BOS, EOS, PAD)
-  predictions  the token and the next are text
+  text             the token is not special (BOS, EOS, PAD)
+  predictions      the token and the next are text
+  ce_predictions   the token is text, the next may be special: SAEBench's
 
 y is what is predicted: the SAE's own input x, or a transcoder's target.
 """
@@ -30,7 +31,34 @@ from jumprelu_jax import shapes
 
 #: Name → sum over positions, float64 or int64: a number, or an array of one for
 #: each latent (_M), dimension (_D) or value of L0.
-Sums = dict[str, float | int | np.ndarray]
+Sums = dict[str, 'float | int | np.ndarray | Largest']
+
+#: Share of the positions, those with the largest norms, that are the top. A few
+#: attention sinks may carry nearly all of the variance.
+TOP_SHARE = 1e-3
+# Norms that are kept, those of the top of a billion positions.
+_MOST_NORMS = 2**20
+# Norms that differ by less than this share are equal.
+_ROUNDING = 1e-5
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Largest:
+  """The largest of some numbers; adds up as sums do."""
+
+  values: np.ndarray
+
+  def __add__(self, other: Largest) -> Largest:
+    """Returns the largest of both."""
+    both = np.concatenate([self.values, other.values])
+    if len(both) > _MOST_NORMS:
+      both = np.partition(both, -_MOST_NORMS)[-_MOST_NORMS:]
+    return Largest(both)
+
+  def at(self, count: int) -> float:
+    """Returns the count-th largest, or the least of fewer."""
+    count = min(count, len(self.values))
+    return float(np.partition(self.values, -count)[-count]) if count else 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,12 +70,18 @@ class Baseline:
     loss_clean: next-token loss of the untouched model, nats.
     loss_mean_ablated: the same with the mean in place of activations.
     loss_zero_ablated: the same with zeros.
+    ce_loss_without_sae: of the untouched model over `ce_predictions`.
+    ce_loss_with_ablation: the same with zeros at special positions too.
+    top_norm: from this norm on a position belongs to the top.
   """
 
   mean_D: np.ndarray
   loss_clean: float
   loss_mean_ablated: float
   loss_zero_ablated: float
+  ce_loss_without_sae: float
+  ce_loss_with_ablation: float
+  top_norm: float
 
 
 def of_rows(
@@ -100,6 +134,27 @@ def totals(
   return {
     'deviation_D': jnp.sum(deviation_ND, axis=0),
     'fired_M': jnp.sum(fired_NM, axis=0, dtype='int32'),
+  }
+
+
+def rest(
+  y_ND: jax.Array,
+  pivot_D: jax.Array,
+  is_text_N: jax.Array,
+  top_norm: jax.Array | float,
+) -> dict[str, jax.Array]:
+  """Returns which text positions are not of the top, and their sum.
+
+    is_rest_N         for `add_up_rest`
+    rest_deviation_D  sum of y - pivot over them
+
+  Arguments as `totals`; from `top_norm` on a position belongs to the top.
+  """
+  is_rest_N = is_text_N & (jnp.linalg.norm(y_ND, axis=-1) < top_norm)
+  deviation_ND = jnp.where(is_rest_N[:, None], y_ND - pivot_D[None], 0)
+  return {
+    'is_rest_N': is_rest_N,
+    'rest_deviation_D': jnp.sum(deviation_ND, axis=0),
   }
 
 
@@ -175,6 +230,17 @@ def add_up(columns: Mapping[str, np.ndarray], counts_N: np.ndarray) -> Sums:
   }
 
 
+def add_up_rest(
+  columns: Mapping[str, np.ndarray], is_rest_N: np.ndarray
+) -> Sums:
+  """Returns the sums of `of_rows` over positions that are not of the top."""
+  names = ('squared_error', 'squared_deviation')
+  found = add_up({name: columns[name] for name in names}, is_rest_N)
+  return {f'rest_{name}': value for name, value in found.items()} | {
+    'rest_positions': is_rest_N.sum()
+  }
+
+
 def histogram(active_N: np.ndarray, num_latents: int) -> np.ndarray:
   """Returns how many positions have 0, 1, … num_latents active latents."""
   return np.bincount(active_N, minlength=num_latents + 1)
@@ -185,7 +251,8 @@ def merge(*parts: Sums) -> Sums:
   merged = {}
   for part in parts:
     for name, value in part.items():
-      merged[name] = merged.get(name, 0) + _widened(value)
+      value = value if isinstance(value, Largest) else _widened(value)
+      merged[name] = merged[name] + value if name in merged else value
   return merged
 
 
@@ -200,7 +267,13 @@ def baseline(activations: Sums, ablations: Sums) -> Baseline:
     name: ratio(ablations[name], ablations['predictions'])
     for name in ('loss_clean', 'loss_mean_ablated', 'loss_zero_ablated')
   }
-  return Baseline(mean_of(activations), **losses)
+  losses |= {
+    name: ratio(ablations[name], ablations['ce_predictions'])
+    for name in ('ce_loss_without_sae', 'ce_loss_with_ablation')
+  }
+  count = math.ceil(TOP_SHARE * activations['positions'])
+  top_norm = activations['norms'].at(count) * (1 - _ROUNDING)
+  return Baseline(mean_of(activations), **losses, top_norm=top_norm)
 
 
 def finish(sums: Sums, baseline: Baseline) -> dict[str, float]:
@@ -212,6 +285,10 @@ def finish(sums: Sums, baseline: Baseline) -> dict[str, float]:
   Returns:
     l0: mean number of active latents.
     fvu: E|y - y_hat|^2 / E|y - E y|^2, about the mean of the whole set.
+    top_variance_share: share of E|y - E y|^2 that the top has, the 0.1% of the
+      positions with the largest norms, and all of equal norm.
+    top_positions: how many these are.
+    fvu_without_top: fvu of all other positions, about their own mean.
     explained_variance: 1 - fvu.
     explained_variance_legacy: 1 - E[|y - y_hat|^2 / |y - E y|^2], SAEBench's
       and SAELens' metric of that name, where each position's ratio weighs the
@@ -223,8 +300,11 @@ def finish(sums: Sums, baseline: Baseline) -> dict[str, float]:
     delta_lm_loss: loss_spliced - loss_clean, nats.
     loss_clean, loss_spliced, loss_mean_ablated, loss_zero_ablated: nats.
     loss_recovered: share of loss_mean_ablated - loss_clean that is recovered.
-    loss_recovered_zero: the same of loss_zero_ablated (SAEBench's
-      ce_loss_score).
+    loss_recovered_zero: the same of loss_zero_ablated, where special positions
+      keep their activations.
+    ce_loss_score, ce_loss_with_sae, ce_loss_without_sae,
+      ce_loss_with_ablation: SAEBench's metrics of these names: over
+      `ce_predictions`, and with zeros at special positions too in the ablation.
     kl: of the spliced model's predictions from the clean model's, nats.
     dead_fraction: latents that never fired on this text.
     frac_over_1pct, frac_over_10pct: latents that fire on more positions.
@@ -313,6 +393,7 @@ def _fidelity(sums):
   unexplained = ratio(sums['unexplained'], n)
   return {
     'fvu': fvu,
+    **_without_top(sums, variance),
     'explained_variance': 1 - fvu,
     'explained_variance_legacy': (
       1 - unexplained if math.isfinite(unexplained) else math.nan
@@ -321,6 +402,21 @@ def _fidelity(sums):
     'relative_reconstruction_bias': ratio(
       sums['y_hat_squared'], sums['y_hat_dot_y']
     ),
+  }
+
+
+def _without_top(sums, variance):
+  n, rest = sums['positions'], sums['rest_positions']
+  deviation_D = sums['rest_deviation_D']
+  about_pivot = sums['rest_squared_deviation']
+  mean_D = sums['deviation_D'] / max(n, 1)
+  # Sums of |y - a|^2 over the rest, a the mean of all positions, or their own.
+  about_all = about_pivot - np.sum(mean_D * (2 * deviation_D - rest * mean_D))
+  about_own = about_pivot - ratio(np.sum(deviation_D**2), rest)
+  return {
+    'top_variance_share': 1 - ratio(about_all, n * variance),
+    'top_positions': int(n - rest),
+    'fvu_without_top': ratio(sums['rest_squared_error'], about_own),
   }
 
 
@@ -337,6 +433,18 @@ def _effect(sums, baseline):
     'loss_recovered': ratio(mean - spliced, mean - clean),
     'loss_recovered_zero': ratio(zero - spliced, zero - clean),
     'kl': ratio(sums['kl'], sums['predictions']),
+    **_as_saebench(sums, baseline),
+  }
+
+
+def _as_saebench(sums, baseline):
+  clean, zero = baseline.ce_loss_without_sae, baseline.ce_loss_with_ablation
+  spliced = ratio(sums['ce_loss_with_sae'], sums['ce_predictions'])
+  return {
+    'ce_loss_score': ratio(zero - spliced, zero - clean),
+    'ce_loss_with_sae': spliced,
+    'ce_loss_without_sae': clean,
+    'ce_loss_with_ablation': zero,
   }
 
 

@@ -1,7 +1,7 @@
-"""What a training curve warns of: likely causes, and what to do.
+"""What training warns of: likely causes, and what to do.
 
-Pure functions of the records that are logged; each warning is given at the
-first record that shows it.
+`of_rows` sees the first batch. Otherwise pure functions of the records that are
+logged; each warning is given at the first record that shows it.
 """
 
 from __future__ import annotations
@@ -9,28 +9,79 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
+import math
+
+import numpy as np
 
 from jumprelu_jax import architectures
 from jumprelu_jax import config as config_lib
 
 Record = Mapping[str, float]
 
-# Below, most rows have no latent that fires.
-_COLLAPSED_L0 = 0.5
+#: Below, most rows have no latent that fires.
+COLLAPSED_L0 = 0.5
 # Share of all latents; and growth from one record to the next, to a share that
 # is no mere recovery.
 _EXPLODED_SHARE, _EXPLODED_GROWTH, _GROWN_SHARE = 0.25, 5.0, 0.05
 # Of the steps, after lambda's warm-up, in which L0 may be as it was at first.
 _SETTLING = 0.1
 _DEAD = 0.9
+# Passes over the rows, from which on what an SAE learns of them by heart may
+# show.
+_MANY_PASSES = 10
+# Share of the squared norm that a thousandth of the rows has.
+_TOP, _LARGE_SHARE = 1e-3, 0.5
 
 
-def new(records: Sequence[Record], run: config_lib.RunConfig) -> list[str]:
+def of_rows(
+  run: config_lib.RunConfig, num_rows: int, share: float
+) -> list[str]:
+  """Returns what the rows warn of that a run is trained on.
+
+  Args:
+    run: the config.
+    num_rows: in all.
+    share: `top_share` of some of them.
+  """
+  found, seen = [], run.train.steps * run.train.batch_size
+  if seen > _MANY_PASSES * num_rows:
+    found.append(
+      f'each of the {num_rows:,} rows is seen {seen / num_rows:.1f} times '
+      f'(config.train.steps={run.train.steps:,} of batch_size='
+      f'{run.train.batch_size:,}): the SAE may learn them by heart. Harvest '
+      'more text, or train for fewer steps.'
+    )
+  if share > _LARGE_SHARE:
+    found.append(f'{_says_top(share)}.')
+  return found
+
+
+def top_share(rows_ND: np.ndarray) -> float:
+  """Returns the share of the squared norm that the top 0.1% of rows have."""
+  squared_N = np.square(rows_ND.astype(np.float64)).sum(axis=1)
+  count = math.ceil(_TOP * len(squared_N))
+  total = squared_N.sum()
+  return float(np.partition(squared_N, -count)[-count:].sum() / (total or 1))
+
+
+def _says_top(share):
+  return (
+    f'0.1% of the rows have {share:.1%} of the squared norm, such as attention '
+    'sinks; they decide the scale and the loss, so that nothing else is '
+    'learned. Set config.activations.max_norm_multiple=10, which leaves them '
+    'out'
+  )
+
+
+def new(
+  records: Sequence[Record], run: config_lib.RunConfig, share: float = 0.0
+) -> list[str]:
   """Returns what the last record warns of and none before it did.
 
   Args:
     records: of a run's curve so far, in order.
     run: the config.
+    share: `top_share` of the rows; where it is large lambda is not to blame.
   """
   if not records:
     return []
@@ -40,26 +91,66 @@ def new(records: Sequence[Record], run: config_lib.RunConfig) -> list[str]:
     pairs = zip(befores, records, strict=True)
     first = next((r for b, r in pairs if shows(b, r, run)), None)
     if first is records[-1]:
-      found.append(says(records[-1], run))
+      found.append(says(records[-1], run, share))
   return found
 
 
 def _collapses(before, record, run):
   del before, run
-  return record['l0'] < _COLLAPSED_L0
+  return record['l0'] < COLLAPSED_L0
 
 
-def _says_collapse(record, run):
+def _says_collapse(record, run, share):
+  what = f'L0 collapsed to {record["l0"]:.3g}: hardly a latent fires.'
+  if share > _LARGE_SHARE:
+    return f'{what} {_says_top(share)}.'
   return (
-    f'L0 collapsed to {record["l0"]:.3g}: hardly a latent fires. '
-    f'{_too_sparse(run)}, or thresholds have outrun the activations: lower '
-    'config.optimizer.threshold_learning_rate.'
+    f'{what} {_too_sparse(run)}, or thresholds have outrun the activations: '
+    'lower config.optimizer.threshold_learning_rate.'
+  )
+
+
+def _ends_with_nothing(before, record, run):
+  del before
+  return record['step'] >= run.train.steps and record['l0'] < COLLAPSED_L0
+
+
+def _says_end(record, run, share):
+  del run, share
+  return (
+    f'training ends at an L0 of {record["l0"]:.3g}: the SAE predicts little '
+    'more than a constant, and its L0 does not count as settled. See the '
+    'warning of the step at which L0 collapsed.'
+  )
+
+
+def _is_ready(record, run):
+  """True once lambda has warmed up, and what it does has shown."""
+  ready = run.objective.sparsity_warmup_steps + _SETTLING * run.train.steps
+  return record['step'] > ready
+
+
+def _errs(before, record, run):
+  del before
+  return _is_ready(record, run) and record.get('squared_error', 0) > 1
+
+
+def _says_error(record, run, share):
+  if share > _LARGE_SHARE:
+    remedy = _says_top(share)
+  else:
+    remedy = (
+      'Lower config.optimizer.learning_rate='
+      f'{run.optimizer.learning_rate:g}, or set config.sae.initial_b_dec=mean'
+    )
+  return (
+    f'the squared error is {record["squared_error"]:.3g} of the mean squared '
+    f'norm, more than that of predicting zeros. {remedy}.'
   )
 
 
 def _explodes(before, record, run):
-  ready = run.objective.sparsity_warmup_steps + _SETTLING * run.train.steps
-  if record['step'] <= ready:
+  if not _is_ready(record, run):
     return False
   share = record['l0'] / run.sae.num_latents
   has_grown = (
@@ -70,7 +161,8 @@ def _explodes(before, record, run):
   return share > _EXPLODED_SHARE or has_grown
 
 
-def _says_explosion(record, run):
+def _says_explosion(record, run, share):
+  del share
   return (
     f'L0 is {record["l0"]:.4g} of {run.sae.num_latents:,} latents after '
     f"lambda's warm-up. {_too_dense(run)}; if the loss rises too, lower "
@@ -83,10 +175,11 @@ def _dies(before, record, run):
   return record['dead_fraction'] > _DEAD
 
 
-def _says_death(record, run):
+def _says_death(record, run, share):
+  cause = _says_top(share) if share > _LARGE_SHARE else _too_sparse(run)
   return (
     f'{record["dead_fraction"]:.0%} of the latents have not fired in '
-    f'{run.objective.dead_after_tokens:,} tokens. {_too_sparse(run)}; or '
+    f'{run.objective.dead_after_tokens:,} tokens. {cause}; or '
     'activations are off centre: set config.sae.initial_b_dec=mean; or revive '
     'them: add +aux_k to config.objective.name.'
   )
@@ -97,7 +190,8 @@ def _drifts(before, record, run):
   return record.get('extreme_thresholds', 0) > 0
 
 
-def _says_drift(record, run):
+def _says_drift(record, run, share):
+  del share
   return (
     f'{record["extreme_thresholds"]:.2%} of the thresholds are near the limits '
     'of float32 (below 1e-30 or above 1e30) and will not come back. Lower '
@@ -128,6 +222,8 @@ def _too_dense(run):
 
 _WARNINGS: tuple[tuple[Callable, Callable], ...] = (
   (_collapses, _says_collapse),
+  (_ends_with_nothing, _says_end),
+  (_errs, _says_error),
   (_explodes, _says_explosion),
   (_dies, _says_death),
   (_drifts, _says_drift),

@@ -90,7 +90,8 @@ class Forward:
     if not isinstance(latents, sparse.Support):
       return self.encoding.pre
     linear_BM = sparse.dense_linear(self.sae, self.x_BD, latents.known_BM)
-    return self.sae.deciding(linear_BM)
+    # Each latent's gradient is one sum, which a product rounds once.
+    return latents.spread(self.encoding.pre, self.sae.deciding(linear_BM))
 
   def per_row(self, value: jax.Array) -> jax.Array:
     """Returns sums over latents, [B]."""

@@ -18,6 +18,7 @@ import jax
 from jax import numpy as jnp
 
 from jumprelu_jax import kernels
+from jumprelu_jax import products
 from jumprelu_jax import shapes
 
 
@@ -263,10 +264,9 @@ def _summed(value_BM, threshold):
 def matmul(a: jax.Array, b: jax.Array, compute_dtype: str) -> jax.Array:
   """A @ b with inputs in the compute dtype and float32 accumulation.
 
-  Float32 asks for full precision: accelerators would otherwise round the
-  inputs to fewer bits, silently. Gradients are products of the same kind, so
-  that they are float32 before they are added up over a mesh; by JAX's own rule
-  they would be rounded to the compute dtype first.
+  Gradients are products of the same kind, so that they are float32 before they
+  are added up over a mesh; by JAX's own rule they would be rounded to the
+  compute dtype first.
 
   Args:
     a: [B, D].
@@ -294,10 +294,8 @@ matmul.defvjp(_matmul_fwd, _matmul_bwd)
 
 
 def _product(a, b, compute_dtype):
-  precision = 'highest' if compute_dtype == 'float32' else 'default'
-  return jnp.matmul(
+  return products.matmul(
     a.astype(compute_dtype),
     b.astype(compute_dtype),
-    precision=precision,
     preferred_element_type='float32',
   )

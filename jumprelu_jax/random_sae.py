@@ -14,6 +14,7 @@ import numpy as np
 
 from jumprelu_jax import errors
 from jumprelu_jax import evaluation
+from jumprelu_jax import products
 from jumprelu_jax.lm import transformer
 from jumprelu_jax.sae import maps
 from jumprelu_jax.sae import released
@@ -48,7 +49,7 @@ def draw(
     )
   W_dec_MD = maps.unit_rows(jax.random.normal(key, (num_latents, D)))
   mean_D = x_ND.mean(0, dtype='float64').astype('float32')
-  b_enc_M = -(W_dec_MD @ mean_D)
+  b_enc_M = -products.matmul(W_dec_MD, mean_D)
   threshold_M = _thresholds(x_ND, W_dec_MD.T, b_enc_M, fires)
   if not (threshold_M > 0).all():
     raise errors.InputError(
@@ -92,7 +93,7 @@ def _thresholds(x_ND, W_DM, b_M, fires):
   place, found = len(x_ND) - fires - 1, []
   for start in range(0, W_DM.shape[1], _LATENTS_AT_A_TIME):
     some = slice(start, start + _LATENTS_AT_A_TIME)
-    pre_NM = np.asarray(x_ND @ W_DM[:, some] + b_M[None, some])
+    pre_NM = np.asarray(products.matmul(x_ND, W_DM[:, some]) + b_M[None, some])
     sorted_NM = np.partition(pre_NM, (place, place + 1), axis=0)
     found.append(sorted_NM[place : place + 2].mean(0))
   return np.concatenate(found)

@@ -32,8 +32,11 @@ _WHOLE = ('k', 'seed', 'layer', 'd_model', 'num_latents', 'tokens', 'steps')
 _MAY_BE_EMPTY = ('sparsity_coeff', 'k')  # an SAE has one of the two
 _SHOWN = (
     'architecture', 'objective', 'sparsity_coeff', 'k', 'l0', 'fvu',
-    'delta_lm_loss', 'loss_recovered', 'dead_fraction', 'l0_settled',
+    'fvu_without_top', 'top_variance_share', 'delta_lm_loss', 'loss_recovered',
+    'dead_fraction', 'l0_settled',
 )  # fmt: skip
+# Of the variance, from which on fvu is that of a few positions.
+_MOST_AT_THE_TOP = 0.5
 
 
 def write(
@@ -103,17 +106,34 @@ def format_table(
 ) -> str:
   """Returns columns, by default those that matter most, for a terminal."""
   cells = [tuple(names)] + [
-    tuple(
-      f'{row[name]:.4g}' if isinstance(row[name], float) else _shown(row[name])
-      for name in names
-    )
-    for row in rows
+    tuple(_shown(row.get(name)) for name in names) for row in rows
   ]
   widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-  return '\n'.join(
+  lines = [
     '  '.join(cell.rjust(w) for cell, w in zip(line, widths, strict=True))
     for line in cells
-  )
+  ]
+  if 'top_variance_share' in names and (share := _top_share(rows)):
+    lines.append(
+      'WARNING: 0.1% of the positions, those of the largest norms, have '
+      f'{share:.1%} of the variance: fvu says little of the others, whose own '
+      'is fvu_without_top. config.activations.max_norm_multiple=10 leaves out '
+      'positions whose norm is more than ten times the median.'
+    )
+  return '\n'.join(lines)
+
+
+def _top_share(rows):
+  """Returns the largest share of the variance at the top, or 0 for a small.
+
+  Where most norms are equal, the top is no small part.
+  """
+  shares = [
+    row.get('top_variance_share') or 0
+    for row in rows
+    if 2 * row.get('top_positions', 0) < row.get('positions', 1)
+  ]
+  return max((share for share in shares if share > _MOST_AT_THE_TOP), default=0)
 
 
 def _read_row(names, cells, where):
@@ -161,7 +181,9 @@ def _expected(name):
 
 
 def _shown(value):
-  return '-' if value is None else str(value)
+  if value is None:
+    return '-'
+  return f'{value:.4g}' if isinstance(value, float) else str(value)
 
 
 def cell(value: object) -> str:

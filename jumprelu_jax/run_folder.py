@@ -19,8 +19,14 @@ from jumprelu_jax import hosts as hosts_lib
 from jumprelu_jax import identity
 from jumprelu_jax import json_files
 from jumprelu_jax import lock
+from jumprelu_jax import progress
 from jumprelu_jax import seals
 from jumprelu_jax import whole
+from jumprelu_jax.lm import outliers
+from jumprelu_jax.lm import sites
+
+#: In the folder of an SAE that was trained with a norm filter.
+LIMITS = 'norm_limits.json'
 
 _INPUTS = 'inputs.json'
 
@@ -82,6 +88,42 @@ def load_run(folder: str | os.PathLike) -> config_lib.RunConfig:
     )
   raw = config_history.complete(read_json(path))
   return config_lib.RunConfig.from_config_dict(raw)
+
+
+def write_limits(folder: pathlib.Path, limits: outliers.Limits) -> None:
+  """Writes the norms up to which rows were trained on, if there is a limit."""
+  content = {f'{site.name}/{site.layer}': norm for site, norm in limits}
+  if content:
+    whole.write_json(folder / LIMITS, content)
+
+
+def read_limits(
+  folder: str | os.PathLike, run: config_lib.RunConfig
+) -> outliers.Limits:
+  """Returns the norms up to which an SAE's rows were trained on.
+
+  Args:
+    folder: of the SAE.
+    run: its config; () where it asks for no filter.
+
+  Raises:
+    errors.InputError: the file is damaged.
+  """
+  if not run.activations.max_norm_multiple:
+    return ()
+  path = pathlib.Path(folder) / LIMITS
+  if not path.is_file():
+    progress.say(
+      f'WARNING: {path} is missing, as in folders of earlier versions: '
+      'positions that the norm filter kept out of training are measured too.'
+    )
+    return ()
+  raw = read_json(path)
+  if not all(isinstance(norm, int | float) for norm in raw.values()):
+    raise errors.InputError(
+      f'{path} holds {raw}, expected a norm for each site; restore that file.'
+    )
+  return tuple((sites.parse(site), float(raw[site])) for site in sorted(raw))
 
 
 def check_unchanged(

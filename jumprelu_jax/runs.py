@@ -6,8 +6,9 @@
   DIR/heldout.npy          packed text that SAEs are evaluated on
   DIR/<name of an SAE>/    config.json, params.npz (folded), latents.npz (how
                            often each latent fires), evaluation.json (all
-                           metrics), metrics.jsonl, seal.json (checksums of
-                           these), tensorboard/, checkpoints/
+                           metrics), metrics.jsonl, norm_limits.json (of runs
+                           with a norm filter), seal.json (checksums of these),
+                           tensorboard/, checkpoints/
   DIR/results.csv          one row for each SAE
   DIR/pareto.png, .pdf     for sweeps
 
@@ -100,7 +101,7 @@ def run_all(
     with whole.replacing(folder / 'latents.npz') as file:
       np.savez(file, **latents)
     whole.write_json(folder / _EVALUATION, row)
-    seals.write(folder, _ABOUT, (*_TRAINED, 'latents.npz', _EVALUATION))
+    _seal(folder, 'latents.npz', _EVALUATION)
   rows = [_read_row(folder / _EVALUATION) for folder in runs]
   results.write(rows, workdir / 'results.csv')
   return rows
@@ -124,7 +125,7 @@ def _train_all(pending, inputs, workdir):
   """
   shards = supply.open_shards(inputs, workdir)
   for group in _trained_together(pending, inputs):
-    _train(group, inputs, shards)
+    _train(group, inputs, shards, workdir)
 
 
 def _trained_together(pending, inputs):
@@ -138,7 +139,7 @@ def _trained_together(pending, inputs):
     yield from needs.in_lists(alike, sizes, limit)
 
 
-def _train(group, inputs, shards):
+def _train(group, inputs, shards, workdir):
   """Trains SAEs together and writes them folded, each one's file last."""
   folders, runs = zip(*group, strict=True)
   for folder, run in group if hosts_lib.is_first() else ():
@@ -150,4 +151,11 @@ def _train(group, inputs, shards):
     if hosts_lib.is_first():
       sae = train.release(run, state, shards.scales)
       export.save_npz(sae, folder / export.FILE_NAME)
-      seals.write(folder, _ABOUT, _TRAINED)
+      run_folder.write_limits(folder, supply.norm_limits(inputs, workdir))
+      _seal(folder)
+
+
+def _seal(folder, *names):
+  """Seals what training has written, and more."""
+  limits = (run_folder.LIMITS,) if (folder / run_folder.LIMITS).exists() else ()
+  seals.write(folder, _ABOUT, (*_TRAINED, *limits, *names))

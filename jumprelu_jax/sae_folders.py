@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from collections.abc import Sequence
+import dataclasses
 import math
 import pathlib
 
@@ -18,6 +19,7 @@ from jumprelu_jax import inputs as inputs_lib
 from jumprelu_jax import loop
 from jumprelu_jax import metrics
 from jumprelu_jax import needs
+from jumprelu_jax import run_folder
 from jumprelu_jax import writer
 
 # Of parameters that are evaluated in one pass over the text.
@@ -43,18 +45,34 @@ def evaluate(
     errors.NotFiniteError: of an SAE, once the others have been yielded.
   """
   broken = []
-  for group in _together(folders):
-    saes = [_load_sae(folder, inputs) for folder, _ in group]
-    measured = evaluation.measure(saes, inputs.setting, inputs.baseline)
-    for (folder, run), sae, sums in zip(group, saes, measured, strict=True):
-      try:
-        found = metrics.finish(sums, inputs.baseline)
-      except errors.NotFiniteError as error:
-        broken.append(f'{folder}: {error}')
-        continue
-      yield folder, _row(folder, run, sae, found), metrics.latents(sums)
+  for folder, run, sae, sums, baseline in _measure(folders, inputs):
+    try:
+      found = metrics.finish(sums, baseline)
+    except errors.NotFiniteError as error:
+      broken.append(f'{folder}: {error}')
+      continue
+    yield folder, _row(folder, run, sae, found), metrics.latents(sums)
   if broken:
     raise errors.NotFiniteError(' '.join(broken))
+
+
+def _measure(folders, inputs):
+  """Yields (folder, run, SAE, sums, baseline), SAEs of equal limits together."""
+  by_limits = {}
+  for folder, run in folders:
+    limits = run_folder.read_limits(folder, run)
+    by_limits.setdefault(limits, []).append((folder, run))
+  for limits, alike in by_limits.items():
+    if limits:
+      setting = dataclasses.replace(inputs.setting, limits=limits)
+      baseline = evaluation.measure_baseline(setting)
+    else:
+      setting, baseline = inputs.setting, inputs.baseline
+    for group in _together(alike):
+      saes = [_load_sae(folder, inputs) for folder, _ in group]
+      measured = evaluation.measure(saes, setting, baseline)
+      for (folder, run), sae, sums in zip(group, saes, measured, strict=True):
+        yield folder, run, sae, sums, baseline
 
 
 def _together(folders):

@@ -9,7 +9,8 @@ up [B, D] or [M, D]. Rows are taken in the order of how full they are, some
 hundreds at a time, so that a loop is as long as the fullest of these needs.
 
 `Support` and `Everywhere` do the same for arrays of either layout, so that
-architectures and objectives are written once.
+architectures and objectives are written once. Both round the operands of
+products to the compute dtype, and differ only in the order of sums.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ class Support:
 
   def linear(self, sae: SAE, x_BD: jax.Array) -> jax.Array:
     """As `Everywhere.linear`; in slots that do not count, anything."""
-    return _encode(x_BD, sae.W_enc, sae.encoder_bias(), self)
+    return _encode(sae.compute_dtype, x_BD, sae.W_enc, sae.encoder_bias(), self)
 
   def each(self, value_M: jax.Array) -> jax.Array:
     """As `Everywhere.each`."""
@@ -106,8 +107,7 @@ class Support:
 
   def kept(self, value_KB: jax.Array) -> jax.Array:
     """As `Everywhere.kept`."""
-    slot_K1 = jnp.arange(len(self.index_KB))[:, None]
-    return jnp.where(slot_K1 < self.count_B[None], value_KB, 0)
+    return jnp.where(self._counts_KB(), value_KB, 0)
 
   def per_row(self, value_KB: jax.Array) -> jax.Array:
     """As `Everywhere.per_row`; of values that were `kept`."""
@@ -129,7 +129,18 @@ class Support:
       low, high = bounds
       is_within_KB = (self.index_KB >= low) & (self.index_KB < high)
       f_KB = jnp.where(is_within_KB, f_KB, 0)
-    return _decode(f_KB, sae.W_dec, self)
+    return _decode(sae.compute_dtype, f_KB, sae.W_dec, self)
+
+  def spread(self, value_KB: jax.Array, others_BM: jax.Array) -> jax.Array:
+    """Returns [B, M]: the slots' values, and others where no slot counts."""
+    nowhere = others_BM.shape[1]
+    index_KB = jnp.where(self._counts_KB(), self.index_KB, nowhere)
+    places = self.order_B[None], index_KB
+    return others_BM.at[places].set(value_KB, mode='drop')
+
+  def _counts_KB(self):
+    """Returns which slots count."""
+    return jnp.arange(len(self.index_KB))[:, None] < self.count_B[None]
 
 
 Latents = Everywhere | Support
@@ -232,26 +243,29 @@ def _attach_bwd(compute_dtype, residuals, g_BM):
 _attach.defvjp(_attach_fwd, _attach_bwd)
 
 
-@jax.custom_vjp
-def _encode(x_BD, W_enc_DM, bias_M, support):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _encode(compute_dtype, x_BD, W_enc_DM, bias_M, support):
   """The pre-activations in the slots, with the gradients of x W + bias."""
-  del x_BD, W_enc_DM, bias_M
+  del compute_dtype, x_BD, W_enc_DM, bias_M
   return support.known_BM[support.order_B[None], support.index_KB]
 
 
-def _encode_fwd(x_BD, W_enc_DM, bias_M, support):
-  out_KB = _encode(x_BD, W_enc_DM, bias_M, support)
+def _encode_fwd(compute_dtype, x_BD, W_enc_DM, bias_M, support):
+  out_KB = _encode(compute_dtype, x_BD, W_enc_DM, bias_M, support)
   return out_KB, (x_BD, W_enc_DM, support)
 
 
-def _encode_bwd(residuals, g_KB):
+def _encode_bwd(compute_dtype, residuals, g_KB):
   x_BD, W_enc_DM, support = residuals
-  g_KB, (D, M) = support.kept(g_KB), W_enc_DM.shape
-  # The bias is the weight of an input that is always 1.
-  ones_B1 = jnp.ones((len(x_BD), 1), x_BD.dtype)
-  inputs_BD = jnp.concatenate([x_BD, ones_B1], axis=1)[support.order_B]
-  sum_MD = _add_outer(g_KB, inputs_BD, support, M)
-  return jnp.zeros_like(x_BD), sum_MD[:, :D].T, sum_MD[:, D], None
+  g_KB = support.kept(g_KB)
+  sum_MD = _add_outer(
+    _rounded(g_KB, compute_dtype),
+    _rounded(x_BD[support.order_B], compute_dtype),
+    support,
+    W_enc_DM.shape[1],
+  )
+  # The bias is in no product: its gradient is not rounded.
+  return jnp.zeros_like(x_BD), sum_MD.T, _per_latent(g_KB, support), None
 
 
 _encode.defvjp(_encode_fwd, _encode_bwd)
@@ -301,9 +315,21 @@ def _per_latent_bwd(support, g_M):
 _per_latent.defvjp(_per_latent_fwd, _per_latent_bwd)
 
 
-@jax.custom_vjp
-def _decode(f_KB, W_dec_ME, support):
+def _rounded(operand, compute_dtype):
+  """Rounds an operand of a product as `ops.matmul` does; stays float32.
+
+  Not by converting there and back, which compilers may leave out.
+  """
+  if operand.dtype == compute_dtype:
+    return operand
+  kind = jnp.finfo(compute_dtype)
+  return jax.lax.reduce_precision(operand, kind.nexp, kind.nmant)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _decode(compute_dtype, f_KB, W_dec_ME, support):
   """F W_dec, [B, E], float32, rows as they were."""
+  f_KB, W_dec_ME = (_rounded(a, compute_dtype) for a in (f_KB, W_dec_ME))
 
   def add_block(block, y_BE):
     index_KR, f_KR = block.of(support.index_KB), block.of(f_KB)
@@ -318,13 +344,15 @@ def _decode(f_KB, W_dec_ME, support):
   return _over_blocks(support, add_block, zeros_BE)[support.back_B()]
 
 
-def _decode_fwd(f_KB, W_dec_ME, support):
-  return _decode(f_KB, W_dec_ME, support), (f_KB, W_dec_ME, support)
+def _decode_fwd(compute_dtype, f_KB, W_dec_ME, support):
+  y_BE = _decode(compute_dtype, f_KB, W_dec_ME, support)
+  return y_BE, (f_KB, W_dec_ME, support)
 
 
-def _decode_bwd(residuals, g_BE):
-  f_KB, W_dec_ME, support = residuals
-  g_BE = g_BE[support.order_B]
+def _decode_bwd(compute_dtype, residuals, g_BE):
+  *operands, support = residuals
+  operands.append(g_BE[support.order_B])
+  f_KB, W_dec_ME, g_BE = (_rounded(a, compute_dtype) for a in operands)
 
   def dot_block(block, d_f_KB):
     index_KR, g_RE = block.of(support.index_KB), block.of_rows(g_BE)

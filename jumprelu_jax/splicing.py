@@ -40,6 +40,10 @@ class Splice:
   at_special: bool
   positions: int
 
+  def everywhere(self) -> Splice:
+    """Returns the splice that replaces special positions too."""
+    return dataclasses.replace(self, at_special=True)
+
 
 @flax.struct.dataclass
 class Clean:
@@ -47,7 +51,7 @@ class Clean:
 
   Attributes:
     tokens_BL: the batch.
-    is_text_BL: where a position is text.
+    is_text_BL: where a position is text, and counts.
     before_BLD: residual stream before the block of the site.
     x_ND: activations at the source, float32; a row for each position.
     y_ND: activations at the site, float32.
@@ -79,9 +83,22 @@ def make(
 
 @functools.partial(jax.jit, static_argnames='splice')
 def run_clean(
-  model: transformer.Transformer, tokens_BL: jax.Array, splice: Splice
+  model: transformer.Transformer,
+  tokens_BL: jax.Array,
+  splice: Splice,
+  is_text_BL: jax.Array | None = None,
 ) -> Clean:
-  """Runs the untouched model."""
+  """Runs the untouched model.
+
+  Args:
+    model: the model.
+    tokens_BL: the batch.
+    splice: where activations are read and replaced.
+    is_text_BL: the positions that count; None takes all tokens that are not
+      special.
+  """
+  if is_text_BL is None:
+    is_text_BL = packing.is_text(tokens_BL, model.architecture.special_ids)
   where, found = splice.where, {}
   hooks = {
     site: functools.partial(_keep, found, site)
@@ -92,7 +109,7 @@ def run_clean(
   end_BLD = transformer.run_blocks(model, before_BLD, hooks, where.layer)
   return Clean(
     tokens_BL=tokens_BL,
-    is_text_BL=packing.is_text(tokens_BL, model.architecture.special_ids),
+    is_text_BL=is_text_BL,
     before_BLD=before_BLD,
     x_ND=found[splice.source],
     y_ND=found[where],
@@ -153,12 +170,12 @@ def gradient(
     clean: what `run_clean` gave.
     splice: where.
   """
-  everywhere = dataclasses.replace(splice, at_special=True)
   special = model.architecture.special_ids
   counts_BL = packing.predicts_text(clean.tokens_BL, special)
+  counts_BL &= clean.is_text_BL[:, :-1]
 
   def total(y_ND):
-    end_BLD = run_with(model, clean, y_ND, everywhere)
+    end_BLD = run_with(model, clean, y_ND, splice.everywhere())
     values_BL = at_predictions(fn, model, clean, splice, end_BLD)
     return jnp.sum(jnp.where(counts_BL, values_BL, 0))
 

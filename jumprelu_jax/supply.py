@@ -17,6 +17,7 @@ from jumprelu_jax.activations import harvest as harvest_lib
 from jumprelu_jax.activations import pairs
 from jumprelu_jax.activations import places
 from jumprelu_jax.activations import store as store_lib
+from jumprelu_jax.lm import outliers
 from jumprelu_jax.lm import sites
 
 
@@ -97,6 +98,29 @@ def open_shards(
         'experiments.harvest.'
       )
   return stores[0] if len(stores) == 1 else pairs.PairedStores(*stores)
+
+
+def norm_limits(
+  inputs: inputs_lib.Inputs, workdir: pathlib.Path
+) -> outliers.Limits:
+  """Returns the norms beyond which positions are not trained on; () if none.
+
+  The filter's multiple of the median norm of the first shard, at each harvested
+  site whose store is there.
+
+  Raises:
+    errors.InputError: a shard is damaged.
+  """
+  config = inputs.run.activations
+  if not config.max_norm_multiple:
+    return ()
+  folder = config.store or str(workdir / 'activations')
+  stores = {site: site_folder(folder, site) for site in inputs.harvested}
+  return tuple(
+    (site, config.max_norm_multiple * store_lib.Store(there).median_norm())
+    for site, there in stores.items()
+    if store_lib.exists(there)
+  )
 
 
 def _is_harvested(inputs, folder):

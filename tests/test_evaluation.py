@@ -82,6 +82,11 @@ def reference(sae, setting):
   is_text = tokens > 2
   predicts = np.zeros_like(is_text)
   predicts[:, :-1] = is_text[:, :-1] & is_text[:, 1:]
+  for site, largest in setting.limits:
+    (found,) = tap(model, tokens, (site,))
+    within = np.linalg.norm(np.float64(found), axis=-1) <= largest
+    assert 0.1 < np.mean(within[is_text]) < 0.9
+    is_text, predicts = is_text & within, predicts & within
   is_attributed = predicts.copy()
   is_attributed[setting.importance_sequences :] = False
   read = setting.source or where
@@ -93,11 +98,9 @@ def reference(sae, setting):
     f @ p['W_dec'] + p['b_dec'] + (x @ p['W_skip'] if 'W_skip' in p else 0)
   )
 
-  def logits_with(value):
+  def logits_with(value, at_special=setting.splice_special):
     value_BLD = np.broadcast_to(value, y.shape).astype('float32')
-    return logits(
-      model, tokens, where, value_BLD, is_text | setting.splice_special
-    )
+    return logits(model, tokens, where, value_BLD, is_text | at_special)
 
   data = {
     'y': y,
@@ -108,9 +111,11 @@ def reference(sae, setting):
     'spliced': logits_with(y_hat),
     'mean_ablated': logits_with(y[is_text].mean(0)),
     'zero_ablated': logits_with(0.0),
+    'zero_everywhere': logits_with(0.0, at_special=True),
     'target': np.roll(tokens, -1, axis=1),
     'is_text': is_text,
     'predicts': predicts,
+    'has_next': np.indices(tokens.shape)[1] < tokens.shape[1] - 1,
     'is_attributed': is_attributed,
   }
   rows = {k: np.reshape(a, (-1, *np.shape(a)[2:])) for k, a in data.items()}
@@ -144,6 +149,14 @@ def gradient(model, tokens, where, predicts):
   return jax.jacfwd(total)(jnp.zeros((tokens.shape[1], dim)))
 
 
+#: Shares of a loss that is recovered, and the loss.
+ABLATED = {
+  'loss_recovered': 'loss_mean_ablated',
+  'loss_recovered_zero': 'loss_zero_ablated',
+  'ce_loss_score': 'ce_loss_with_ablation',
+}
+
+
 def check_equal(got, want, rtol):
   """Differences of losses keep the absolute errors of losses."""
   assert got.keys() == want.keys()
@@ -152,9 +165,8 @@ def check_equal(got, want, rtol):
     tolerance = {'rtol': rtol}
     if name == 'delta_lm_loss':
       tolerance = {'atol': 2 * error}
-    if name.startswith('loss_recovered'):
-      kind = 'zero' if name.endswith('zero') else 'mean'
-      harm = abs(want[f'loss_{kind}_ablated'] - want['loss_clean'])
+    if name in ABLATED:
+      harm = abs(want[ABLATED[name]] - want['loss_clean'])
       tolerance = {'atol': 2 * error * (1 + abs(value)) / harm}
     np.testing.assert_allclose(got[name], value, err_msg=name, **tolerance)
 
@@ -169,6 +181,25 @@ def test_metrics_equal_the_reference(model, where, splice_special):
     model, where, splice_special=splice_special, importance_sequences=6
   )
   sae = random_sae(model.architecture.site_dim(where.name))
+  check_equal(evaluate(sae, setting), reference(sae, setting), rtol=1e-5)
+
+
+def median_norm(model, site):
+  (found,) = tap(model, heldout(), (site,))
+  return float(np.median(np.linalg.norm(found, axis=-1)))
+
+
+@pytest.mark.parametrize('rows', [4, 13])
+def test_positions_beyond_the_limits_count_as_special_ones(model, rows):
+  """At any site of the harvest, a later one too."""
+  limits = tuple(
+    (site, 1.1 * median_norm(model, site))
+    for site in (RESID, sites.Site('resid_post', 1))
+  )
+  setting = make_setting(
+    model, limits=limits, rows=rows, importance_sequences=6
+  )
+  sae = random_sae(16)
   check_equal(evaluate(sae, setting), reference(sae, setting), rtol=1e-5)
 
 

@@ -12,7 +12,7 @@ LAYERS = (
   {
     'errors', 'shapes', 'progress', 'writer', 'embedded', 'kernels', 'whole',
     'hosts', 'preemption', 'lock', 'seals', 'curve', 'json_files',
-    'config_history',
+    'config_history', 'products',
   },
   {'results', 'finished', 'comparison'},
   {'config', 'config_checks', 'text', 'ops', 'selection', 'metrics', 'sparse'},

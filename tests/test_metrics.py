@@ -12,7 +12,7 @@ import scipy.special
 from jumprelu_jax import metrics
 
 N, D, M, V = 403, 24, 40, 50
-ABLATED = ('clean', 'mean_ablated', 'zero_ablated')
+ABLATED = ('clean', 'mean_ablated', 'zero_ablated', 'zero_everywhere')
 
 
 @pytest.fixture(scope='module')
@@ -20,6 +20,8 @@ def data():
   """Rows with a mean far from zero, an imperfect SAE, and positions to skip."""
   rng = np.random.default_rng(0)
   y = 5 * rng.normal(size=D) + rng.normal(size=(N, D)) * rng.uniform(0.2, 3, D)
+  y[[17, 200]] *= 10  # two sinks of one norm
+  y[200] = -y[17]
   frequency = np.concatenate([np.zeros(3), np.geomspace(0.004, 0.6, M - 3)])
   f = rng.uniform(0.5, 4, (N, M)) * (rng.random((N, M)) < frequency)
   clean = 4 * rng.normal(size=(N, V))
@@ -34,6 +36,7 @@ def data():
     'spliced': 0.9 * clean + rng.normal(size=(N, V)),
     'mean_ablated': 2 * rng.normal(size=(N, V)),
     'zero_ablated': 5 * rng.normal(size=(N, V)),
+    'zero_everywhere': 6 * rng.normal(size=(N, V)),
   }
   for array in arrays.values():  # absurd, and must not matter
     array[~is_text] = 1e9 if array is f else np.nan
@@ -42,6 +45,7 @@ def data():
     'target': rng.integers(0, V, N).astype('int32'),
     'is_text': is_text,
     'predicts': predicts,
+    'has_next': predicts | (rng.random(N) < 0.9),
     'is_attributed': predicts & (rng.random(N) < 0.8),
   }
 
@@ -52,7 +56,7 @@ def W_dec():
 
 
 @jax.jit
-def columns(batch, W_dec, pivot_D):
+def columns(batch, W_dec, pivot_D, top_norm):
   """What the device gives of a batch."""
   losses = {
     f'loss_{name}': metrics.cross_entropy(batch[name], batch['target'])
@@ -62,20 +66,29 @@ def columns(batch, W_dec, pivot_D):
     batch['clean'], batch['spliced'], batch['target']
   )
   of_importance = metrics.of_importance(batch['f'], batch['gradient'], W_dec)
+  y, is_text = batch['y'], batch['is_text']
   return (
-    metrics.totals(batch['y'], batch['f'], pivot_D, batch['is_text']),
+    metrics.totals(y, batch['f'], pivot_D, is_text)
+    | metrics.rest(y, pivot_D, is_text, top_norm),
     metrics.of_rows(batch['y'], batch['y_hat'], pivot_D),
     losses | of_predictions,
     of_importance,
   )
 
 
-def sums_of(batch, W_dec, pivot_D):
+def sums_of(batch, W_dec, pivot_D, top_norm):
   is_text, predicts = batch['is_text'], batch['predicts']
   totals, of_text, of_predictions, of_importance = jax.device_get(
-    columns(batch, W_dec, pivot_D)
+    columns(batch, W_dec, pivot_D, top_norm)
   )
+  is_rest_N = totals.pop('is_rest_N')
   active = np.sum(batch['f'] > 0, axis=1)[is_text]
+  ce_predicts = is_text & batch['has_next']
+  ce_columns = {
+    'ce_loss_with_sae': of_predictions['loss_spliced'],
+    'ce_loss_without_sae': of_predictions['loss_clean'],
+    'ce_loss_with_ablation': of_predictions.pop('loss_zero_everywhere'),
+  }
   return {
     'y_D': np.sum(batch['y'][is_text], axis=0),
     'positions': is_text.sum(),
@@ -83,7 +96,10 @@ def sums_of(batch, W_dec, pivot_D):
     'positions_by_l0': metrics.histogram(active, M),
     **totals,
     **metrics.add_up(of_text, is_text),
+    **metrics.add_up_rest(of_text, is_rest_N),
     **metrics.add_up(of_predictions, predicts),
+    'ce_predictions': ce_predicts.sum(),
+    **metrics.add_up(ce_columns, ce_predicts),
     **metrics.add_up(of_importance, batch['is_attributed']),
   }
 
@@ -97,9 +113,18 @@ def measure(data, W_dec, num_shards, offset=0.0):
     num_shards: of unequal size too, whose sums are merged at the end.
     offset: from the mean to the pivot.
   """
+  norms = np.linalg.norm(data['y'], axis=1)
   rows = np.random.default_rng(num_shards).permutation(N)
   ends = [N // 2, N // 2 + 9, N - 30][: num_shards - 1]
   mean_D = data['y'][data['is_text']].mean(0, dtype='float64')
+  first_pass = metrics.merge(
+    *[
+      {'norms': metrics.Largest(norms[some][data['is_text'][some]])}
+      for some in np.split(rows, ends)
+    ]
+  )
+  # By hand: of up to 1,000 positions one is the top, with those of its norm.
+  top_norm = first_pass['norms'].at(1) * (1 - 1e-5)
   of_shards = []
   for shard in np.split(rows, ends):
     of_batches = []
@@ -107,10 +132,10 @@ def measure(data, W_dec, num_shards, offset=0.0):
       size = next(size for size in (60, 7, 1) if size <= len(shard))
       batch = {name: array[shard[:size]] for name, array in data.items()}
       pivot_D = np.float32(mean_D + offset)
-      of_batches.append(sums_of(batch, W_dec, pivot_D))
+      of_batches.append(sums_of(batch, W_dec, pivot_D, top_norm))
       shard = shard[size:]
     of_shards.append(metrics.merge(*of_batches))
-  sums = metrics.merge(*of_shards)
+  sums = metrics.merge(*of_shards, first_pass)
   return sums, metrics.baseline(sums, sums)
 
 
@@ -132,6 +157,21 @@ def test_variance_is_about_the_mean_whatever_the_pivot(data, W_dec):
   got = metrics.finish(*measure(data, W_dec, 4, offset=2.0))
   want = metrics_reference.metrics(data, W_dec)
   np.testing.assert_allclose(got['fvu'], want['fvu'], rtol=1e-6)
+
+
+@pytest.mark.parametrize('size', [1, 40, 10_000])
+def test_the_largest_of_parts_are_the_largest(size, monkeypatch):
+  monkeypatch.setattr(metrics, '_MOST_NORMS', 50)
+  values = np.random.default_rng(0).normal(size=10_000)
+  parts = [
+    {'norms': metrics.Largest(some)}
+    for some in np.split(values, range(size, len(values), size))
+  ]
+  largest = metrics.merge(*parts)['norms']
+  for count in (1, 7, 50):
+    assert largest.at(count) == np.sort(values)[-count]
+  assert len(largest.values) == (50 if size < 10_000 else 10_000)
+  assert metrics.Largest(np.zeros(0)).at(1) == 0
 
 
 def test_latents_are_counted_exactly(data, W_dec):
@@ -166,21 +206,32 @@ def test_metrics_by_hand():
     'predictions': 2,
     'loss_spliced': 2 * 3.0,
     'kl': 2 * 0.5,
+    'ce_loss_with_sae': 4 * 3.5,
+    'ce_predictions': 4,
+    'rest_positions': 1,
+    'rest_squared_error': 1.0,
+    'rest_squared_deviation': 1.0,
+    'rest_deviation_D': np.array([1.0, 0.0]),
     **metrics.totals(y_ND, f_NM, jnp.zeros(2), both),
     **metrics.add_up(metrics.of_rows(y_ND, y_hat_ND, jnp.zeros(2)), both),
   }
-  baseline = metrics.Baseline(np.array([2.0, 0.0]), 2.5, 4.5, 12.5)
+  baseline = metrics.Baseline(
+    np.array([2.0, 0.0]), 2.5, 4.5, 12.5, 2.7, 6.7, 3.0
+  )
   got = metrics.finish(metrics.merge(sums), baseline)
   want = {
     'l0': 1.5,
     'dead_fraction': 1 / 3,
     'fvu': 0.5,
+    'top_variance_share': 0.5,
+    'top_positions': 1,
     'explained_variance': 0.5,
     'cosine': (1 / math.sqrt(2) + 1) / 2,
     'relative_reconstruction_bias': 11 / 10,
     'delta_lm_loss': 0.5,
     'loss_recovered': 0.75,
     'loss_recovered_zero': 0.95,
+    'ce_loss_score': 0.8,
     'kl': 0.5,
   }
   for name, value in want.items():

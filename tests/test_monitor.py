@@ -1,5 +1,6 @@
 """What a curve warns of: each once, with cause and remedy."""
 
+import numpy as np
 import pytest
 
 from jumprelu_jax import monitor
@@ -54,6 +55,56 @@ def test_each_is_said_once_with_a_remedy(run, bad, message, remedy):
   ((only,),) = found[1:2]
   assert message in only
   assert remedy in only
+
+
+SINKS = np.ones((4000, 3))
+SINKS[7] *= 1000  # of 1e6 to 4e3
+
+
+def test_the_share_of_the_largest_rows():
+  rows_ND = np.ones((2000, 1))
+  rows_ND[[5, 8]] = 10.0
+  np.testing.assert_allclose(monitor.top_share(rows_ND), 200 / (200 + 1998))
+  assert monitor.top_share(np.zeros((3, 2))) == 0
+  np.testing.assert_allclose(monitor.top_share(SINKS[::-1]), 1e6 / 1e6, 0.01)
+
+
+def test_rows_are_warned_of(run):
+  run = run.with_values({'train.batch_size': 256})  # of 1,000 steps
+  assert monitor.of_rows(run, 25_600, 0.4) == []
+  (passes,) = monitor.of_rows(run, 25_599, 0.4)
+  assert 'each of the 25,599 rows is seen 10.0 times' in passes
+  (sinks,) = monitor.of_rows(run, 10**6, 0.6)
+  assert '0.1% of the rows have 60.0% of the squared norm' in sinks
+  assert 'config.activations.max_norm_multiple=10' in sinks
+
+
+@pytest.mark.parametrize(
+  'bad', [{'l0': 0.3}, {'dead_fraction': 0.95}, {'squared_error': 1.2}]
+)
+def test_lambda_is_not_blamed_for_sinks(run, bad):
+  (without,) = monitor.new([record(300, **bad)], run)
+  (only,) = monitor.new([record(300, **bad)], run, monitor.top_share(SINKS))
+  assert 'config.activations.max_norm_multiple=10' in only
+  assert 'max_norm_multiple' not in without
+  assert 'sparsity_coeff' not in only
+  assert 'learning_rate' not in only
+
+
+def test_an_error_above_that_of_zeros(run):
+  records = [record(200, squared_error=3.0), record(300, squared_error=1.25)]
+  records.append(record(400, squared_error=1.3))
+  first, (only,), third = said(records, run)
+  assert (first, third) == ([], [])
+  assert 'the squared error is 1.25 of the mean squared norm' in only
+  assert 'Lower config.optimizer.learning_rate=' in only
+
+
+def test_an_end_at_nothing(run):
+  records = [record(500, l0=0.0), record(1000, l0=0.01)]
+  (collapsed,), (ended,) = said(records, run)
+  assert 'L0 collapsed to 0' in collapsed
+  assert 'training ends at an L0 of 0.01' in ended
 
 
 def test_l0_may_be_anything_until_it_has_settled(run):

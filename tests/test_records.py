@@ -295,6 +295,34 @@ def test_rows_with_many_latents_are_whole(model):
   )
 
 
+def test_nothing_fires_beyond_the_limits(model):
+  """Limits at the site, and at a later one."""
+  sae, tokens_NL = random_sae(), text(5)
+  later = sites.Site('resid_post', 1)
+  norms = [
+    np.linalg.norm(np.float64(x_NLD), axis=-1)
+    for x_NLD in transformer.tap(model, jnp.asarray(tokens_NL), (WHERE, later))
+  ]
+  limits = tuple(
+    (site, float(np.quantile(norm_NL, 0.7)))
+    for site, norm_NL in zip((WHERE, later), norms, strict=True)
+  )
+  want_NL = tokens_NL > 2
+  for norm_NL, (_, largest) in zip(norms, limits, strict=True):
+    want_NL &= norm_NL <= largest
+  mesh = sharding.make_mesh(1, 1)
+  arguments = model, sae, WHERE, tokens_NL, mesh
+  (before,) = encode.firings(*arguments)
+  (after,) = encode.firings(*arguments, limits=limits)
+  np.testing.assert_array_equal(after.is_text_BL, want_NL)
+  is_kept = want_NL.ravel()[before.place_F]
+  assert 0.1 < is_kept.mean() < 0.9
+  for name in ('latent_F', 'place_F', 'value_F'):
+    np.testing.assert_array_equal(
+      getattr(after, name), getattr(before, name)[is_kept]
+    )
+
+
 class StopError(Exception):
   pass
 

@@ -86,7 +86,7 @@ def test_arrays_in_slots_add_up_as_dense_ones():
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
-def sae_of(name, make_run, capacity):
+def sae_of(name, make_run, capacity, dtype='float32'):
   """An SAE of an architecture, every parameter random."""
   architecture = architectures.ARCHITECTURES[name]
   widths = (6,) if architecture.num_sites == 1 else (6, 5)
@@ -102,7 +102,7 @@ def sae_of(name, make_run, capacity):
     num_latents=M,
     widths=widths,
     has_skip=first.W_skip is not None,
-    **static | {'capacity': capacity},
+    **static | {'capacity': capacity, 'compute_dtype': dtype},
   )
 
 
@@ -144,14 +144,18 @@ def outcome(name, objective, sae, jump=None, observe=lambda encoding: ()):
 def dense(make_run):
   """A function from an architecture and its objective to the dense outcome."""
   return functools.cache(
-    lambda name, objective: outcome(name, objective, sae_of(name, make_run, 0))
+    lambda name, objective, dtype: outcome(
+      name, objective, sae_of(name, make_run, 0, dtype)
+    )
   )
 
 
-def assert_as_dense(name, objective, capacity, is_sparse, make_run, dense):
-  (want_loss, (want_terms, _)), want = dense(name, objective)
+def assert_as_dense(
+  name, objective, capacity, is_sparse, make_run, dense, dtype='float32'
+):
+  (want_loss, (want_terms, _)), want = dense(name, objective, dtype)
   (loss, (terms, _)), got = outcome(
-    name, objective, sae_of(name, make_run, capacity)
+    name, objective, sae_of(name, make_run, capacity, dtype)
   )
   assert terms['is_sparse'] == is_sparse
   np.testing.assert_allclose(loss, want_loss, rtol=1e-6)
@@ -166,6 +170,70 @@ def assert_as_dense(name, objective, capacity, is_sparse, make_run, dense):
 @pytest.mark.parametrize(('name', 'objective'), CASES, ids=map('/'.join, CASES))
 def test_steps_equal_dense_ones(name, objective, make_run, dense):
   assert_as_dense(name, objective, M, True, make_run, dense)
+
+
+@pytest.mark.parametrize(('name', 'objective'), CASES, ids=map('/'.join, CASES))
+def test_steps_in_bfloat16_round_as_dense_ones(
+  name, objective, make_run, dense
+):
+  """A rounding that one of them lacks is worth 2^-9 of a term, or 2e-3."""
+  args = name, objective, M, True, make_run, dense
+  assert_as_dense(*args, dtype='bfloat16')
+
+
+def rounded(a):
+  return np.asarray(a).astype('bfloat16').astype('float64')
+
+
+def assert_sum(got, a, b):
+  """Holds got to the product a b: float32 sums, whatever their order."""
+  bound = a.shape[1] * 2.0**-24 * (abs(a) @ abs(b)) + 1e-30
+  assert (abs(np.float64(got) - a @ b) <= bound).all()
+
+
+@pytest.mark.exact
+@pytest.mark.parametrize('layout', ['dense', 'sparse'])
+def test_products_in_bfloat16_are_of_rounded_operands(layout, make_run):
+  """Forward and backward, of both layouts, held to NumPy."""
+  sae = sae_of('relu', make_run, M, 'bfloat16').replace(
+    use_pre_encoder_bias=False
+  )
+  x_BD = random_saes.random_rows(count=40)
+  pre_BM = sae.linear(x_BD)
+  mask_BM = np.asarray(pre_BM > 0)
+  rng = np.random.default_rng(3)
+  g_BE, g_BM = rng.normal(size=x_BD.shape), rng.normal(size=mask_BM.shape)
+  g_BE, g_BM = np.float32(g_BE), np.float32(g_BM * mask_BM)
+  f_BM = np.where(mask_BM, pre_BM, 0)
+  latents = sparse.Everywhere()
+  if layout == 'sparse':
+    latents = found(mask_BM, M, pre_BM)
+
+  def laid(value_BM):
+    """Puts an array into the layout."""
+    if layout == 'dense':
+      return jnp.asarray(value_BM)
+    return latents.kept(value_BM[latents.order_B[None], latents.index_KB])
+
+  @jax.jit
+  def run(sae, f, g_BE, g):
+    y_BE, decoded = jax.vjp(latents.decode, sae, f)
+    _, encoded = jax.vjp(lambda sae: latents.linear(sae, x_BD), sae)
+    return y_BE, decoded(g_BE), encoded(g)[0]
+
+  f = laid(f_BM)
+  y_BE, (of_decode, d_f), of_encode = run(sae, f, g_BE, laid(g_BM))
+  x, W_dec, f_BM, g = map(rounded, (x_BD, sae.W_dec, f_BM, g_BE))
+  assert_sum(y_BE, f_BM, W_dec)
+  assert_sum(of_decode.W_dec, f_BM.T, g)
+  assert_sum(of_encode.W_enc, x.T, rounded(g_BM))
+  ones_B1 = np.ones((len(x), 1))
+  assert_sum(of_encode.b_enc[:, None], np.float64(g_BM).T, ones_B1)
+  d_f_BM = np.array(d_f)
+  if layout == 'sparse':
+    d_f_BM = np.zeros_like(mask_BM, 'float32')
+    d_f_BM[latents.order_B[None], latents.index_KB] = d_f
+  assert_sum(np.where(mask_BM, d_f_BM, g @ W_dec.T), g, W_dec.T)
 
 
 @pytest.mark.parametrize(

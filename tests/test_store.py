@@ -39,6 +39,16 @@ def test_store_holds_what_was_written(tmp_path, form, place, dtype):
   assert store.verify() == []
 
 
+def test_dropped_rows_count_in_the_median_norm(tmp_path):
+  description = small_store.describe(dtype='float32', num_shards=1, d_model=2)
+  rows_ND = np.diag([3.0, 1.0]).astype('float32')[[0, 1, 1, 0]]
+  origin_N3 = np.zeros((4, 3), np.int32)
+  store_lib.write_shard(tmp_path, description, 0, rows_ND, origin_N3, 3)
+  store_lib.write_manifest(tmp_path, description)
+  # Norms 1, 1, 3, 3 and three larger ones.
+  assert store_lib.Store(tmp_path).median_norm() == 3
+
+
 @pytest.mark.parametrize('dtype', small_store.DTYPES)
 def test_statistics_are_those_of_the_rows(tmp_path, dtype):
   description = small_store.describe(dtype=dtype)
@@ -51,6 +61,9 @@ def test_statistics_are_those_of_the_rows(tmp_path, dtype):
   store = store_lib.Store(tmp_path)
   np.testing.assert_allclose(
     store.scale, np.sqrt((shards[0] ** 2).sum(1).mean()), rtol=1e-12
+  )
+  np.testing.assert_allclose(
+    store.median_norm(), np.median(np.linalg.norm(shards[0], axis=1)), rtol=1e-6
   )
   np.testing.assert_allclose(
     store.mean_squared_norm, (every_ND**2).sum(1).mean(), rtol=1e-12

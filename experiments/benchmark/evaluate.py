@@ -21,6 +21,7 @@ import numpy as np
 from experiments import launch
 from jumprelu_jax import evaluation
 from jumprelu_jax import inputs
+from jumprelu_jax import products
 from jumprelu_jax.lm import transformer
 from jumprelu_jax.sae import maps
 from jumprelu_jax.sae import released
@@ -39,7 +40,7 @@ def random_sae(setting, num_latents, seed):
   rng = np.random.default_rng(seed)
   W_dec = maps.unit_rows(jnp.asarray(rng.normal(size=(num_latents, D))))
   W_dec = W_dec.astype('float32')
-  pre_NM = y_ND @ W_dec.T
+  pre_NM = products.matmul(y_ND, W_dec.T)
   return released.SAE(
     W_enc=W_dec.T,
     b_enc=jnp.zeros(num_latents),

@@ -72,6 +72,7 @@ def make(request: Request, out: str | pathlib.Path) -> None:
   out = pathlib.Path(out)
   sae = load_sae(request)
   run = run_of(request, sae)
+  limits = run_folder.read_limits(_folder(request), run)
   inputs = inputs_lib.prepare(run)
   _check(sae, inputs, request)
   encode.check_mesh(inputs.mesh, sae.num_latents)
@@ -81,10 +82,10 @@ def make(request: Request, out: str | pathlib.Path) -> None:
     inputs.architecture.vocab_size,
     run.text.context_length,
   )
-  if not _claim(out, _decisive(request, sae, inputs)):
+  if not _claim(out, _decisive(request, sae, inputs, limits)):
     if not (out / _SEQUENCES).exists():
       sequences.write(inputs.heldout_rows(), out / _SEQUENCES, max_rows=0)
-    _make(out, sae, inputs, state, request)
+    _make(out, sae, inputs, state, request, limits)
   for name in (_SEQUENCES, _CHECKPOINT):
     (out / name).unlink(missing_ok=True)
 
@@ -105,8 +106,7 @@ def run_of(request: Request, sae: api.SAE) -> config_lib.RunConfig:
   The SAE's own where it was trained here; otherwise what its files say, and the
   request, on top of the defaults.
   """
-  folder = hub.resolve_sae(request.sae)
-  folder = folder.parent if folder.is_file() else folder
+  folder = _folder(request)
   is_run = own.recognises(folder) and (folder / own.RUN).is_file()
   run = run_folder.load_run(folder) if is_run else _default_run(request, sae)
   changes = {
@@ -130,6 +130,12 @@ def run_of(request: Request, sae: api.SAE) -> config_lib.RunConfig:
   # Ceiling; 0 is the whole text.
   changes['evaluation.sequences'] = -(-request.tokens // length)
   return run.with_values(changes)
+
+
+def _folder(request):
+  """Returns the folder of the SAE's files."""
+  folder = hub.resolve_sae(request.sae)
+  return folder.parent if folder.is_file() else folder
 
 
 def _default_run(request, sae):
@@ -177,7 +183,7 @@ def _check(sae, inputs, request):
     )
 
 
-def _decisive(request, sae, inputs):
+def _decisive(request, sae, inputs, limits):
   """Returns all that decides the records."""
   digest = xxhash.xxh3_128()
   for name, array in sorted(weights.arrays_of(sae.weights).items()):
@@ -198,6 +204,7 @@ def _decisive(request, sae, inputs):
     'packing': text.packing,
     'sequences': inputs.run.evaluation.sequences,
     'settings': dataclasses.asdict(request.settings),
+    **({'norm_limits': [norm for _, norm in limits]} if limits else {}),
   }
 
 
@@ -220,10 +227,11 @@ def _claim(out, wanted):
   return False
 
 
-def _make(out, sae, inputs, state, request):
+def _make(out, sae, inputs, state, request, limits):
   """Gathers and writes."""
   tokens_NL = sequences.open(out / _SEQUENCES)
-  model = inputs.model_until(inputs.target)
+  last = max([inputs.target, *(s for s, _ in limits)], key=lambda s: s.layer)
+  model = inputs.model_until(last)
   gather.gather(
     state,
     model,
@@ -232,6 +240,7 @@ def _make(out, sae, inputs, state, request):
     tokens_NL,
     inputs.mesh,
     out / _CHECKPOINT,
+    limits,
   )
   source = write.describe(
     state,

@@ -5,6 +5,7 @@ import json
 import jax.numpy as jnp
 
 from jumprelu_jax import loop
+from jumprelu_jax import products
 from jumprelu_jax import progress
 from jumprelu_jax import train
 from jumprelu_jax.activations import batches as batches_lib
@@ -39,7 +40,7 @@ def train_saelens(run, inputs, store, folder):
   state = {k: jnp.asarray(v.numpy()) for k, v in sae.state_dict().items()}
   b_enc = state['b_enc']
   if sae.cfg.apply_b_dec_to_input:
-    b_enc = b_enc - state['b_dec'] @ state['W_enc']
+    b_enc = b_enc - products.matmul(state['b_dec'], state['W_enc'])
   return released.SAE(
     W_enc=state['W_enc'],
     b_enc=store.scale * b_enc,

@@ -26,6 +26,7 @@ from jumprelu_jax.activations import sidecars
 _MANIFEST = 'manifest.json'
 _ORIGIN = '.origin.npy'
 _VERSION = 1
+_ROWS_AT_A_TIME = 64 * formats.BLOCK_ROWS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,6 +150,19 @@ class Store:
   def outlier_rate(self) -> float:
     """Share of the text's rows that were dropped for their norm."""
     return self._totals['outlier_rate']
+
+  def median_norm(self) -> float:
+    """Returns the median norm of shard 0, dropped outliers counted; reads it.
+
+    An outlier's norm is above the median, whatever it is.
+    """
+    reader, outliers = self.open(0), self._sidecar(0).outliers
+    pieces = range(0, len(reader), _ROWS_AT_A_TIME)
+    norms = [
+      np.linalg.norm(reader[i : i + _ROWS_AT_A_TIME].astype(np.float32), axis=1)
+      for i in pieces
+    ]
+    return float(np.median(np.concatenate([*norms, [np.inf] * outliers])))
 
   def open(self, index: int) -> formats.Reader:
     """Returns the rows of a shard, [N, D] of the store's dtype, to be sliced.

@@ -15,6 +15,7 @@ import tokenizers
 
 from jumprelu_jax import embedded
 from jumprelu_jax import errors
+from jumprelu_jax import products
 from jumprelu_jax.api import sae as sae_lib
 from jumprelu_jax.lm import generation
 from jumprelu_jax.lm import huggingface
@@ -203,7 +204,7 @@ class LM:
 
     x_BLD = self.run(ids, sae.site)[1]
     gradient_BLD = jax.grad(logit)(jnp.zeros(x_BLD.shape))
-    effect_LM = gradient_BLD[0] @ sae.weights.W_dec.T
+    effect_LM = products.matmul(gradient_BLD[0], sae.weights.W_dec.T)
     return sae.encode(x_BLD)[0] * effect_LM
 
   def promoted(
@@ -221,7 +222,9 @@ class LM:
       gain_D = 1 + gain_D
     head_VD = model.embed_VD if model.head_VD is None else model.head_VD
     direction_D = sae.weights.W_dec[latent] * gain_D
-    effect_V = np.asarray(head_VD @ direction_D.astype(head_VD.dtype))
+    effect_V = np.asarray(
+      products.matmul(head_VD, direction_D.astype(head_VD.dtype))
+    )
     best = np.argsort(-effect_V.astype('float32'))[:count]
     return list(zip(self.words(best), effect_V[best].tolist(), strict=True))
 

@@ -95,7 +95,7 @@ def build(
     W_skip: [D, E].
   """
   if subtracts is not None:
-    shift = np.asarray(subtracts, np.float64) @ W_enc
+    shift = np.matmul(np.asarray(subtracts, np.float64), W_enc)
     b_enc = np.asarray(b_enc - shift, np.float32)
   maps = {'W_enc': W_enc, 'b_enc': b_enc, 'W_dec': W_dec, 'b_dec': b_dec}
   maps['W_skip'] = W_skip

@@ -19,6 +19,7 @@ import flax.struct
 import jax
 from jax import numpy as jnp
 
+from jumprelu_jax import products
 from jumprelu_jax.lm import architecture as architecture_lib
 from jumprelu_jax.lm import layers
 from jumprelu_jax.lm import rope
@@ -192,7 +193,7 @@ def unembed(model: Transformer, x_BLD: jax.Array) -> jax.Array:
   norm = layers.norm_of(architecture)
   x_BLD = norm(x_BLD, model.final_norm_D, model.final_norm_bias_D)
   head_VD = model.embed_VD if model.head_VD is None else model.head_VD
-  logits_BLV = jnp.einsum(
+  logits_BLV = products.einsum(
     'BLD,VD->BLV', x_BLD, head_VD, preferred_element_type='float32'
   )
   return layers.soft_cap(logits_BLV, architecture.logit_cap)
@@ -247,7 +248,7 @@ def _block(architecture, block, x_BLD, attend, hooks):
   x_BLD = at('resid_pre', x_BLD)
   h_BLD = norm(x_BLD, block.attn_norm_D, block.attn_norm_bias_D)
   z_BLHK = at('attn_z', attend(h_BLD))
-  h_BLD = jnp.einsum('BLHK,HKD->BLD', z_BLHK, block.W_o_HKD)
+  h_BLD = products.einsum('BLHK,HKD->BLD', z_BLHK, block.W_o_HKD)
   h_BLD = layers.plus(h_BLD, block.b_o_D)
   if block.post_attn_norm_D is not None:
     h_BLD = norm(h_BLD, block.post_attn_norm_D, None)
@@ -264,13 +265,17 @@ def _block(architecture, block, x_BLD, attend, hooks):
 def _mlp(architecture, block, h_BLD):
   """MLP, gated where the block has a gate."""
   activation = layers.ACTIVATIONS[architecture.activation]
-  up_BLF = layers.plus(h_BLD @ block.W_up_DF, block.b_up_F)
+  up_BLF = layers.plus(products.matmul(h_BLD, block.W_up_DF), block.b_up_F)
   if block.W_gate_DF is None:
     hidden_BLF = activation(up_BLF)
   else:
-    gate_BLF = layers.plus(h_BLD @ block.W_gate_DF, block.b_gate_F)
+    gate_BLF = layers.plus(
+      products.matmul(h_BLD, block.W_gate_DF), block.b_gate_F
+    )
     hidden_BLF = activation(gate_BLF) * up_BLF
-  return layers.plus(hidden_BLF @ block.W_down_FD, block.b_down_D)
+  return layers.plus(
+    products.matmul(hidden_BLF, block.W_down_FD), block.b_down_D
+  )
 
 
 def _attention(architecture, block, tables, window, h_BLD):
@@ -306,9 +311,9 @@ def _attention(architecture, block, tables, window, h_BLD):
 
 def _queries_keys_values(architecture, block, tables, h_BLD):
   """Projects to heads, normalises and rotates queries and keys."""
-  q_BLHK = jnp.einsum('BLD,DHK->BLHK', h_BLD, block.W_q_DHK)
-  k_BLGK = jnp.einsum('BLD,DGK->BLGK', h_BLD, block.W_k_DGK)
-  v_BLGK = jnp.einsum('BLD,DGK->BLGK', h_BLD, block.W_v_DGK)
+  q_BLHK = products.einsum('BLD,DHK->BLHK', h_BLD, block.W_q_DHK)
+  k_BLGK = products.einsum('BLD,DGK->BLGK', h_BLD, block.W_k_DGK)
+  v_BLGK = products.einsum('BLD,DGK->BLGK', h_BLD, block.W_v_DGK)
   q_BLHK = layers.plus(q_BLHK, block.b_q_HK)
   k_BLGK = layers.plus(k_BLGK, block.b_k_GK)
   v_BLGK = layers.plus(v_BLGK, block.b_v_GK)
@@ -330,10 +335,10 @@ def _sees(start, end, window):
 
 def _attend(architecture, q_BGRQK, k_BGSK, v_BGSK, sees_QS):
   """Softmax attention of some queries; the softmax is in float32."""
-  scores_BGRQS = jnp.einsum('BGRQK,BGSK->BGRQS', q_BGRQK, k_BGSK)
+  scores_BGRQS = products.einsum('BGRQK,BGSK->BGRQS', q_BGRQK, k_BGSK)
   scores_BGRQS = layers.soft_cap(
     scores_BGRQS * architecture.attention_scale, architecture.attention_cap
   ).astype('float32')
   scores_BGRQS = jnp.where(sees_QS[None, None, None], scores_BGRQS, -jnp.inf)
   weights_BGRQS = jax.nn.softmax(scores_BGRQS, axis=-1).astype(v_BGSK.dtype)
-  return jnp.einsum('BGRQS,BGSK->BGRQK', weights_BGRQS, v_BGSK)
+  return products.einsum('BGRQS,BGSK->BGRQK', weights_BGRQS, v_BGSK)

@@ -9,6 +9,7 @@ import jax
 from jax import numpy as jnp
 import numpy as np
 
+from jumprelu_jax import products
 from jumprelu_jax.lm import sites
 from jumprelu_jax.lm import transformer
 
@@ -33,7 +34,7 @@ def directions(
     return W_dec_ME
   blocks = jax.tree.map(lambda p: p[target.layer], model.blocks)
   W_o_HKD = blocks.W_o_HKD.astype('float32')
-  W_dec_MD = W_dec_ME @ W_o_HKD.reshape(-1, W_o_HKD.shape[-1])
+  W_dec_MD = products.matmul(W_dec_ME, W_o_HKD.reshape(-1, W_o_HKD.shape[-1]))
   if blocks.post_attn_norm_D is None:
     return W_dec_MD
   return W_dec_MD * _gain(model, blocks.post_attn_norm_D)[None]
@@ -72,7 +73,9 @@ def extremes(
 def _extremes(block_bD, gain_D, head_VD, is_centred, count):
   if is_centred:  # LayerNorm takes the mean off
     block_bD -= jnp.mean(block_bD, axis=1, keepdims=True)
-  effect_bV = (block_bD * gain_D[None]) @ head_VD.astype('float32').T
+  effect_bV = products.matmul(
+    block_bD * gain_D[None], head_VD.astype('float32').T
+  )
   most_bK, raised_bK = jax.lax.top_k(effect_bV, count)
   least_bK, lowered_bK = jax.lax.top_k(-effect_bV, count)
   return raised_bK, most_bK, lowered_bK, -least_bK

@@ -17,6 +17,7 @@ import numpy as np
 
 from jumprelu_jax import errors
 from jumprelu_jax import sharding
+from jumprelu_jax.lm import outliers
 from jumprelu_jax.lm import sites
 from jumprelu_jax.lm import transformer
 from jumprelu_jax.records import firings as firings_lib
@@ -38,6 +39,7 @@ def firings(
   mesh: jax.sharding.Mesh,
   first: int = 0,
   stop: int | None = None,
+  limits: outliers.Limits = (),
 ) -> Iterator[firings_lib.Firings]:
   """Yields what fires in some text, a batch of sequences at a time.
 
@@ -49,6 +51,8 @@ def firings(
     mesh: of this process alone.
     first: the sequence to begin with.
     stop: the sequence to stop before; None reads all that follow.
+    limits: of norms; a position beyond them is no text, and nothing fires
+      there. The model has the layers of their sites.
 
   Raises:
     errors.InputError: the mesh does not divide the latents.
@@ -56,7 +60,7 @@ def firings(
   num_latents, (N, L) = sae.W_enc.shape[1], tokens_NL.shape
   stop = N if stop is None else stop
   check_mesh(mesh, num_latents)
-  encoder = _Encoder(model, _placed(sae, mesh), where, mesh)
+  encoder = _Encoder(model, _placed(sae, mesh), where, mesh, limits)
   rows = sequences_per_batch(mesh, num_latents, L)
   # The devices are at work on one batch while the host is on the one before.
   waiting = None
@@ -96,54 +100,58 @@ class _Batch:
   first: int
   tokens_BL: np.ndarray
   padded_BL: np.ndarray
+  is_text_BL: np.ndarray
   found: tuple[jax.Array, ...]
 
 
 class _Encoder:
   """Runs batches; the slots of a row become more where one needs more."""
 
-  def __init__(self, model, sae, where, mesh):
+  def __init__(self, model, sae, where, mesh, limits):
     self._of = model, sae
-    self._where, self._mesh = where, mesh
+    self._where, self._mesh, self._limits = where, mesh, limits
     self._layout = sharding.of_batch(mesh)
     self._capacity = _FIRST_CAPACITY
 
   def start(self, first, tokens_BL, rows):
     """Returns a batch that the devices have begun with."""
-    pad_id = self._of[0].architecture.pad_id
-    padded_BL = packing.pad_rows(tokens_BL, rows, pad_id)
-    return _Batch(first, tokens_BL, padded_BL, self._run(padded_BL))
+    model = self._of[0]
+    padded_BL = packing.pad_rows(tokens_BL, rows, model.architecture.pad_id)
+    is_text_BL = packing.is_text(padded_BL, model.architecture.special_ids)
+    if self._limits:
+      placed_BL = jax.device_put(padded_BL, self._layout)
+      within_BL = outliers.are_within(model, placed_BL, self._limits)
+      is_text_BL &= np.asarray(within_BL)
+    found = self._run(padded_BL, is_text_BL)
+    return _Batch(first, tokens_BL, padded_BL, is_text_BL, found)
 
   def finish(self, batch):
     """Returns the firings of a batch."""
     value_NK, latent_NK, most = jax.device_get(batch.found)
     while most > value_NK.shape[1] // self._mesh.shape['latent']:
       self._capacity = max(self._capacity, 2 ** int(most - 1).bit_length())
-      found = self._run(batch.padded_BL)
+      found = self._run(batch.padded_BL, batch.is_text_BL)
       value_NK, latent_NK, most = jax.device_get(found)
-    model, sae = self._of
     count = batch.tokens_BL.size
     return firings_lib.by_latent(
       batch.first,
       batch.tokens_BL,
-      packing.is_text(batch.tokens_BL, model.architecture.special_ids),
+      batch.is_text_BL[: len(batch.tokens_BL)],
       value_NK[:count],
       latent_NK[:count],
-      sae.W_enc.shape[1],
+      self._of[1].W_enc.shape[1],
     )
 
-  def _run(self, padded_BL):
-    tokens_BL = jax.device_put(padded_BL, self._layout)
-    return _fire(*self._of, tokens_BL, self._where, self._capacity, self._mesh)
+  def _run(self, *arrays_BL):
+    placed = [jax.device_put(array, self._layout) for array in arrays_BL]
+    return _fire(*self._of, *placed, self._where, self._capacity, self._mesh)
 
 
 @functools.partial(jax.jit, static_argnames=('where', 'capacity', 'mesh'))
-def _fire(model, sae, tokens_BL, where, capacity, mesh):
+def _fire(model, sae, tokens_BL, is_text_BL, where, capacity, mesh):
   """Returns activations [N, K], latents [N, K] and the slots needed."""
   (x_BLD,) = transformer.tap(model, tokens_BL, (where,))
   x_ND = x_BLD.reshape(-1, x_BLD.shape[-1]).astype('float32')
-  special = model.architecture.special_ids
-  is_text_N1 = packing.is_text(tokens_BL, special).reshape(-1, 1)
   f_NM = sharding.on(mesh, sae.encode)(x_ND)
   spec = P('data', 'latent')
   value_NK, latent_NK, most = jax.shard_map(
@@ -151,7 +159,7 @@ def _fire(model, sae, tokens_BL, where, capacity, mesh):
     mesh=mesh,
     in_specs=spec,
     out_specs=(spec, spec, spec),
-  )(jnp.where(is_text_N1, f_NM, 0))
+  )(jnp.where(is_text_BL.reshape(-1, 1), f_NM, 0))
   return value_NK, latent_NK, jnp.max(most)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from jumprelu_jax import preemption
 from jumprelu_jax import progress
+from jumprelu_jax.lm import outliers
 from jumprelu_jax.lm import sites
 from jumprelu_jax.lm import transformer
 from jumprelu_jax.records import encode
@@ -31,6 +32,7 @@ def gather(
   tokens_NL: np.ndarray,
   mesh: jax.sharding.Mesh,
   checkpoint: str | os.PathLike,
+  limits: outliers.Limits = (),
 ) -> None:
   """Adds all of a text to a state.
 
@@ -45,6 +47,7 @@ def gather(
     tokens_NL: packed text.
     mesh: of this process alone.
     checkpoint: the file.
+    limits: of norms; see `encode.firings`.
 
   Raises:
     errors.InputError: the mesh does not divide the latents.
@@ -54,7 +57,9 @@ def gather(
   done = state.restore(checkpoint) if checkpoint.exists() else 0
   last_settled = done * L // _TOKENS_PER_SETTLING
   last_saved = time.monotonic()
-  batches = encode.firings(model, sae, where, tokens_NL, mesh, done)
+  batches = encode.firings(
+    model, sae, where, tokens_NL, mesh, done, limits=limits
+  )
   with progress.track('records', N * L, 'tokens', done * L) as bar:
     for firings in batches:
       preemption.check(

@@ -13,6 +13,8 @@ from jax import numpy as jnp
 import numpy as np
 from scipy import sparse
 
+from jumprelu_jax import products
+
 # Pairs of latents that are held at a time: 64 MB of cosines, and as many
 # entries of a sparse matrix.
 _PAIRS = 2**24
@@ -108,7 +110,7 @@ def _blocks(pairs_M):
 
 @functools.partial(jax.jit, static_argnames='count')
 def _nearest(block_bE, unit_ME, start, count):
-  cosine_bM = block_bE @ unit_ME.T
+  cosine_bM = products.matmul(block_bE, unit_ME.T)
   own_b = start + jnp.arange(len(block_bE))
   is_own_bM = jnp.arange(len(unit_ME))[None] == own_b[:, None]
   cosine_bK, near_bK = jax.lax.top_k(

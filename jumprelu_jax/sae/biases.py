@@ -7,6 +7,7 @@ from jax import numpy as jnp
 import numpy as np
 
 from jumprelu_jax import config as config_lib
+from jumprelu_jax import products
 from jumprelu_jax.sae import trained
 
 
@@ -51,6 +52,6 @@ def geometric_median(x_ND: jax.Array) -> jax.Array:
   def closer(_, median_D):
     distance_N = jnp.linalg.norm(x_ND - median_D[None], axis=1)
     weight_N = 1 / jnp.maximum(distance_N, 1e-6)
-    return weight_N @ x_ND / jnp.sum(weight_N)
+    return products.matmul(weight_N, x_ND) / jnp.sum(weight_N)
 
   return jax.lax.fori_loop(0, 50, closer, jnp.mean(x_ND, axis=0))

@@ -6,6 +6,12 @@ import numpy as np
 import scipy.special
 
 MODELS = ('clean', 'spliced', 'mean_ablated', 'zero_ablated')
+#: By the names that SAEBench's results have.
+SAEBENCH = {
+  'ce_loss_with_sae': 'spliced',
+  'ce_loss_without_sae': 'clean',
+  'ce_loss_with_ablation': 'zero_everywhere',
+}
 
 
 def metrics(data, W_dec):
@@ -13,8 +19,9 @@ def metrics(data, W_dec):
 
   Args:
     data: arrays of one row for each position: y, y_hat, f, gradient; logits
-      clean, spliced, mean_ablated, zero_ablated; target, is_text, predicts,
-      and is_attributed, where importance is measured.
+      clean, spliced, mean_ablated, zero_ablated, zero_everywhere; target,
+      is_text, predicts, has_next, and is_attributed, where importance is
+      measured.
     W_dec: the decoder.
   """
   is_text, predicts = data['is_text'], data['predicts']
@@ -30,7 +37,12 @@ def metrics(data, W_dec):
     name: -np.log(p[name][np.arange(len(target)), target]).mean()
     for name in MODELS
   }
+  ce = saebench(data)
   fired = (f > 0).mean(0)
+  norm = np.linalg.norm(y, axis=1)
+  count = math.ceil(len(norm) / 1000)
+  rest = norm < (1 - 1e-5) * np.sort(norm)[-count]
+  about_mean = ((y - y.mean(0)) ** 2).sum(1)
   delta = loss['spliced'] - loss['clean']
   return {
     'l0': (f > 0).sum(1).mean(),
@@ -38,6 +50,11 @@ def metrics(data, W_dec):
     'frac_over_1pct': (fired > 0.01).mean(),
     'frac_over_10pct': (fired > 0.1).mean(),
     'fvu': error.mean() / y.var(0).sum(),
+    'top_variance_share': about_mean[~rest].sum() / about_mean.sum(),
+    'top_positions': (~rest).sum(),
+    'fvu_without_top': (
+      error[rest].mean() / y[rest].var(0).sum() if rest.any() else math.nan
+    ),
     'explained_variance': 1 - error.mean() / y.var(0).sum(),
     'explained_variance_legacy': np.mean(1 - error / deviation),
     'cosine': np.mean(
@@ -51,10 +68,27 @@ def metrics(data, W_dec):
     'loss_recovered': 1 - delta / (loss['mean_ablated'] - loss['clean']),
     'loss_recovered_zero': 1 - delta / (loss['zero_ablated'] - loss['clean']),
     'kl': scipy.special.rel_entr(p['clean'], p['spliced']).sum(1).mean(),
+    **ce,
+    'ce_loss_score': (
+      (ce['ce_loss_with_ablation'] - ce['ce_loss_with_sae'])
+      / (ce['ce_loss_with_ablation'] - ce['ce_loss_without_sae'])
+    ),
     'importance_uniformity': uniformity(data, np.float64(W_dec)),
     'positions': is_text.sum(),
     'predictions': predicts.sum(),
   }
+
+
+def saebench(data):
+  """SAEBench's losses: at text, whatever the next token is."""
+  counts = data['is_text'] & data['has_next']
+  target = data['target'][counts][:, None]
+  found = {}
+  for name, model in SAEBENCH.items():
+    logits = np.float64(data[model])[counts]
+    log_p = scipy.special.log_softmax(logits, axis=1)
+    found[name] = -np.take_along_axis(log_p, target, axis=1).mean()
+  return found
 
 
 def uniformity(data, W_dec):
