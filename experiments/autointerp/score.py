@@ -152,7 +152,7 @@ def main():
   out, choice = pathlib.Path(_OUT.value), choice_of_flags()
   records = schema.read(_RECORDS.value)
   setting = study.Setting(
-    tuple(_MEASURES.value), records.texts, _ATTEMPTS.value, choice.seed
+    tuple(_MEASURES.value), records.pieces, _ATTEMPTS.value, choice.seed
   )
   if out.exists() and not out.is_dir():
     raise errors.InputError(f'--out={out} is no folder; give another name.')
