@@ -87,6 +87,8 @@ class Cache:
         'file, or give another --cache and ask again.'
       )
     answer = Answer(*values)
+    if not checksum:  # a detail of earlier versions may repeat the key
+      answer = dataclasses.replace(answer, detail='')
     return None if answer.reason in self._ignored else answer
 
   def put(self, key: str, request: str, answer: Answer) -> None:
@@ -96,13 +98,29 @@ class Cache:
       errors.DiskFullError: no space is left for it.
       errors.InputError: the file is damaged, or cannot be written.
     """
-    row = (key, request, *dataclasses.astuple(answer))
-    marks = ', '.join('?' * (len(row) + 1))
+    query = 'SELECT tokens_in, tokens_out FROM answers WHERE key = ?'
+    marks = ', '.join('?' * 8)
     with self._naming('written'):
+      # What an answer that is replaced has cost stays spent.
+      before = self._file.execute(query, (key,)).fetchone() or (0, 0)
+      answer = dataclasses.replace(
+        answer,
+        tokens_in=answer.tokens_in + before[0],
+        tokens_out=answer.tokens_out + before[1],
+      )
+      row = (key, request, *dataclasses.astuple(answer))
       self._file.execute(
         f'INSERT OR REPLACE INTO answers VALUES ({marks})',
         (*row, seals.line(*row)),
       )
+
+  def spent(self) -> tuple[int, int, int]:
+    """Returns requests, tokens in and tokens out of all that is kept."""
+    with self._naming('read'):
+      return self._file.execute(
+        'SELECT count(*), coalesce(sum(tokens_in), 0), '
+        'coalesce(sum(tokens_out), 0) FROM answers'
+      ).fetchone()
 
   @contextlib.contextmanager
   def _naming(self, done):

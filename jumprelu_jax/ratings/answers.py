@@ -79,6 +79,7 @@ def create(path: str | os.PathLike) -> None:
   Raises errors.InputError, as all functions here do, if it is damaged.
   """
   with _opened(path) as connection:
+    pathlib.Path(path).chmod(0o600)  # of a file that is this user's
     connection.executescript(_TABLES)
     if not _has_checksums(connection):
       connection.execute(_ADD_CHECKSUM)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from collections.abc import Sequence
+import contextlib
 import dataclasses
 import functools
 import json
@@ -145,6 +146,7 @@ def prepare(folder: str | os.PathLike, asked: Mapping[str, object]) -> Study:
   if (folder / _STUDY).exists():
     study = read(folder)
     _check_same(study, asked)
+    _make_private(folder)
     return study
   if 'records' not in asked:
     raise errors.InputError(
@@ -239,7 +241,10 @@ def _create(folder, settings):
     saes, alive, settings.raters, per_sae=settings.per_sae,
     overlap=settings.overlap, seed=settings.seed,
   )  # fmt: skip
-  whole.write_text(folder / _ITEMS, ''.join(_lines(opened, drawn, settings)))
+  lines = ''.join(_lines(opened, drawn, settings))
+  folder.mkdir(parents=True, exist_ok=True)
+  _make_private(folder)
+  whole.write_text(folder / _ITEMS, lines)
   content = {
     'version': _VERSION,
     'settings': dataclasses.asdict(settings),
@@ -249,7 +254,16 @@ def _create(folder, settings):
   }
   seals.write(folder, content, [_ITEMS])
   whole.write_json(folder / _STUDY, content)
+  _make_private(folder)
   return read(folder)
+
+
+def _make_private(folder):
+  """Lets nobody else in: a study has the key of its blinding, and answers."""
+  with contextlib.suppress(PermissionError):  # it is another user's
+    folder.chmod(0o700)
+    for path in filter(pathlib.Path.is_file, folder.iterdir()):
+      path.chmod(0o600)
 
 
 def _alive(records):
