@@ -19,6 +19,7 @@ from jumprelu_jax import inputs as inputs_lib
 from jumprelu_jax import progress
 from jumprelu_jax import random_sae
 from jumprelu_jax import run_folder
+from jumprelu_jax import seals
 from jumprelu_jax import whole
 from jumprelu_jax.exchange import formats
 from jumprelu_jax.exchange import hub
@@ -68,6 +69,7 @@ def main():
     details, trained_as='random', l0=float(l0), other=other
   )
   own.write(sae, details, out)
+  seals.write(out, 'a random SAE')
   progress.say(
     f'{out}: random, {len(sae.threshold):,} latents, L0 {l0:.4g} on '
     f'{len(x_ND):,} positions'

@@ -132,15 +132,12 @@ def _check_agree(path, row, evaluation):
 
 def _check_seal(folder):
   """Raises InputError if a sealed file that figures read is damaged."""
-  if not (folder / seals.NAME).exists():
-    return  # of an earlier version
-  try:
-    seals.read(folder, _READ)
-  except seals.BrokenSealError as error:
-    raise errors.InputError(
-      f'{folder} is damaged: {error}. Restore that file; or remove '
-      f'{folder / seals.NAME} and give the command of its run again.'
-    ) from error
+  seals.check(
+    folder,
+    f'Restore that file; or remove {folder / seals.NAME} and give the command '
+    'of its run again.',
+    _READ,
+  )
 
 
 def _read_json(path):

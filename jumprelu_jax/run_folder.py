@@ -29,6 +29,8 @@ from jumprelu_jax.lm import sites
 LIMITS = 'norm_limits.json'
 
 _INPUTS = 'inputs.json'
+# Of an SAE's folder; made again by the command of its run where removed.
+_REMADE = ('evaluation.json', 'latents.npz')
 
 
 def claim(workdir: str | os.PathLike, run: config_lib.RunConfig) -> None:
@@ -179,14 +181,17 @@ def has(folder: pathlib.Path, name: str) -> bool:
   if not seals.is_sealed(folder, name):
     return False
   try:
-    seals.read(folder)
+    seals.read(folder, optional=_REMADE)
   except seals.BrokenSealError as error:
+    what = 'written', 'from its last checkpoint', folder / seals.NAME
+    if error.path.name in _REMADE:
+      what = 'evaluated', 'on the same text', error.path
+    done, how, removed = what
     raise errors.InputError(
-      f'{folder} is damaged: {error}. Restore that file; or remove '
-      f'{folder / seals.NAME} and give the same command again: the SAE is '
-      'written anew from its last checkpoint.'
+      f'{folder} is damaged: {error}. Restore that file; or remove {removed} '
+      f'and give the command of its run again: the SAE is {done} again {how}.'
     ) from error
-  return True
+  return name not in _REMADE or all((folder / n).is_file() for n in _REMADE)
 
 
 def read_json(path: pathlib.Path) -> dict[str, object]:

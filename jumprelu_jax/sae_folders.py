@@ -57,7 +57,7 @@ def evaluate(
 
 
 def _measure(folders, inputs):
-  """Yields (folder, run, SAE, sums, baseline), SAEs of equal limits together."""
+  """Yields (folder, run, SAE, sums, baseline); equal limits share a pass."""
   by_limits = {}
   for folder, run in folders:
     limits = run_folder.read_limits(folder, run)

@@ -1,4 +1,7 @@
-"""Checksums of a folder's files, in a file beside them that is written last."""
+"""Checksums: of a folder's files, of a JSON object, of a row.
+
+Those of files are in a file beside them that is written last.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import Any
 
 import xxhash
 
+from jumprelu_jax import errors
 from jumprelu_jax import whole
 
 NAME = 'seal.json'
@@ -18,7 +22,15 @@ _PIECE_BYTES = 16 << 20
 
 
 class BrokenSealError(ValueError):
-  """A folder is not what was sealed; says which file, what and how."""
+  """A folder is not what was sealed; says which file, what and how.
+
+  Attributes:
+    path: of the file.
+  """
+
+  def __init__(self, path: pathlib.Path, problem: str):
+    super().__init__(f'{path} {problem}')
+    self.path = path
 
 
 def write(
@@ -44,7 +56,11 @@ def write(
   whole.write_json(folder / NAME, signed(content))
 
 
-def read(folder: str | os.PathLike, names: Sequence[str] | None = None) -> Any:
+def read(
+  folder: str | os.PathLike,
+  names: Sequence[str] | None = None,
+  optional: Sequence[str] = (),
+) -> Any:
   """Returns what was written about a folder whose files are as they were.
 
   Files that were added are no matter.
@@ -52,6 +68,7 @@ def read(folder: str | os.PathLike, names: Sequence[str] | None = None) -> Any:
   Args:
     folder: as it was sealed.
     names: reads only these of its sealed files; None reads all.
+    optional: files that may have been removed, but not changed.
 
   Raises:
     BrokenSealError: there is no seal, or a file is not what was sealed.
@@ -63,15 +80,51 @@ def read(folder: str | os.PathLike, names: Sequence[str] | None = None) -> Any:
       continue
     path = folder / name
     if not path.is_file():
-      raise BrokenSealError(f'{path} is missing')
+      if name in optional:
+        continue
+      raise BrokenSealError(path, 'is missing')
     if path.stat().st_size != size:
       raise BrokenSealError(
-        f'{path} has {path.stat().st_size:,} bytes, expected {size:,}'
+        path, f'has {path.stat().st_size:,} bytes, expected {size:,}'
       )
     found = digest(path)
     if found != expected:
-      raise BrokenSealError(f'{path} has checksum {found}, expected {expected}')
+      raise BrokenSealError(path, f'has checksum {found}, expected {expected}')
   return content['about']
+
+
+def check(
+  folder: str | os.PathLike,
+  remedy: str,
+  names: Sequence[str] | None = None,
+  optional: Sequence[str] = (),
+  about: Any = None,
+) -> None:
+  """Checks a folder if it has a seal; those of other origin have none.
+
+  Args:
+    folder: sealed or not.
+    remedy: what to do about damage, a sentence.
+    names: as `read`.
+    optional: as `read`.
+    about: what a file that is not under the seal itself says, which the seal
+      must say too; None for no such file.
+
+  Raises:
+    errors.InputError: a file is not what was sealed.
+  """
+  if not (pathlib.Path(folder) / NAME).exists():
+    return
+  try:
+    sealed = read(folder, names, optional)
+  except BrokenSealError as error:
+    raise errors.InputError(
+      f'{folder} is damaged: {error}. {remedy}'
+    ) from error
+  if about is not None and sealed != about:
+    raise errors.InputError(
+      f'{folder} is damaged: {NAME} is of other files. {remedy}'
+    )
 
 
 def is_sealed(folder: str | os.PathLike, name: str) -> bool:
@@ -98,6 +151,12 @@ def check_signed(content: Any) -> dict[str, Any]:
   return rest
 
 
+def line(*values: Any) -> str:
+  """Returns the checksum of values that are kept as a line or row."""
+  # A damaged database may hold bytes in place of text: no checksum of ours.
+  return xxhash.xxh3_128_hexdigest(json.dumps(values, default=repr).encode())
+
+
 def digest(path: str | os.PathLike) -> str:
   """Returns the XXH3-128 of a file's bytes."""
   state = xxhash.xxh3_128()
@@ -109,15 +168,19 @@ def digest(path: str | os.PathLike) -> str:
 
 def _read_seal(path):
   if not path.is_file():
-    raise BrokenSealError(f'{path} is missing')
+    raise BrokenSealError(path, 'is missing')
   try:
     content = check_signed(json.loads(path.read_bytes()))
-  except ValueError as error:
-    raise BrokenSealError(f'{path} is damaged ({error})') from error
-  if content['version'] != _VERSION:
-    raise BrokenSealError(
-      f'{path} is of version {content["version"]}, expected {_VERSION}'
-    )
+    version = content['version']
+    for name, (_, _) in content['files'].items():
+      # It may come from elsewhere, and speaks of its own folder alone.
+      if pathlib.PurePath(name).is_absolute() or '..' in name.split('/'):
+        raise ValueError(f'{name!r} is not in its folder')
+  except (ValueError, KeyError, TypeError, AttributeError,
+          RecursionError) as error:  # fmt: skip
+    raise BrokenSealError(path, f'is damaged ({error})') from error
+  if version != _VERSION:
+    raise BrokenSealError(path, f'is of version {version}, expected {_VERSION}')
   return content
 
 

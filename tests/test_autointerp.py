@@ -19,6 +19,7 @@ from jumprelu_jax.autointerp import study
 from jumprelu_jax.autointerp import windows
 from jumprelu_jax.autointerp.windows import Window
 from jumprelu_jax.records import schema
+from jumprelu_jax.text import pieces
 
 ALL = cases.Choice(explaining=0, scoring=0, background=0, min_windows=2)
 
@@ -39,7 +40,7 @@ def window(tokens, activations=None, **place):
 
 
 def row_of(records, latent, ask=None, measures=study.LOOKUPS, choice=ALL):
-  setting = study.Setting(tuple(measures), records.texts)
+  setting = study.Setting(tuple(measures), records.pieces)
   case = case_of(records, latent, choice)
   return asyncio.run(study.score(case, setting, ask))
 
@@ -182,7 +183,7 @@ def test_bad_choices_are_named(world, tmp_path):
   with pytest.raises(errors.InputError, match='min_windows=0: expected 1'):
     cases.Choice(min_windows=0)
   with pytest.raises(errors.InputError, match='expected some of token_lookup'):
-    study.Setting(('token_lookups',), world.texts)
+    study.Setting(('token_lookups',), world.pieces)
   none = small_world.make(tmp_path / 'none', background=0)
   with pytest.raises(errors.InputError, match='no background windows'):
     list(cases.load(none, ALL))
@@ -293,18 +294,22 @@ def test_steps_by_hand():
   np.testing.assert_array_equal(got, [0, 1, 2, 7, 10, 10])
 
 
+def vocabulary(*texts):
+  return pieces.from_bytes([text.encode() for text in texts])
+
+
 def test_the_explainer_sees_marks_and_strengths():
-  texts_V = np.array(['The', ' cat', ' <sat>', '.'], object)
+  shown = vocabulary('The', ' cat', ' <sat>', '.')
   some = [window([0, 1, 2], [0, 2, 1]), window([1, 3], [0.1, 0])]
-  (_, system), (_, user) = prompts.explain(some, texts_V).messages
+  (_, system), (_, user) = prompts.explain(some, shown).messages
   assert 'The<< cat>>(10)<< <sat>>>(5)' in user
   assert '<< cat>>(1).' in user
   assert 'from 1 to 10' in system
 
 
 def test_the_simulator_sees_tokens_and_nothing_else():
-  texts_V = np.array(['"', '\n', ' é'], object)
-  request = prompts.simulate('X', window([0, 1, 2], [0, 9, 0]), texts_V)
+  shown = vocabulary('"', '\n', ' é')
+  request = prompts.simulate('X', window([0, 1, 2], [0, 9, 0]), shown)
   user = request.messages[1][1]
   assert user.endswith('Tokens:\n1: "\\""\n2: "\\n"\n3: " é"')
   assert '9' not in user

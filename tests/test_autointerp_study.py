@@ -41,7 +41,7 @@ class Model:
 def run(records, reader, path, measures=study.MEASURES, choice=CHOICE):
   async def go():
     ask = asking.Asker(reader, cache_lib.Cache(path))
-    setting = study.Setting(tuple(measures), records.texts)
+    setting = study.Setting(tuple(measures), records.pieces)
     return await study.run(
       cases.load(records, choice), setting, ask, total=1, at_a_time=8
     )
@@ -225,7 +225,7 @@ def through_server(records, server, path):
     )
     async with chat.Chat(server.url, 'm', limits=settings) as reader:
       ask = asking.Asker(reader, cache_lib.Cache(path))
-      setting = study.Setting(study.MEASURES, records.texts)
+      setting = study.Setting(study.MEASURES, records.pieces)
       rows = await study.run(
         cases.load(records, CHOICE), setting, ask, total=1, at_a_time=8
       )
@@ -264,7 +264,7 @@ def test_every_latent_ends_with_a_score_or_a_reason(world, tmp_path):
 
 
 def test_an_estimate_counts_the_requests_to_come(world, tmp_path):
-  setting = study.Setting(study.MEASURES, world.texts)
+  setting = study.Setting(study.MEASURES, world.pieces)
   cache = cache_lib.Cache(tmp_path / 'answers')
   counted = {}
   for name, reader in (

@@ -12,6 +12,7 @@ import lzma
 import shutil
 
 from helpers import corruption
+from helpers import sealed
 from helpers import small_store
 import jax
 from jax import numpy as jnp
@@ -125,6 +126,9 @@ def test_files_of_an_sae(name, whole, again):
   )
 
 
+SHARED = ('config.json', 'inputs.json')
+
+
 def test_files_of_a_run(whole, again):
   workdir = whole[1] / 'run'
   corruption.check(
@@ -140,14 +144,15 @@ def test_files_of_a_run(whole, again):
 )
 def test_what_figures_read(name, whole):
   workdir = whole[1] / 'run'
-
-  def read():
-    rows = finished.read([workdir])
-    return [(*row.items(), finished.frequency_M(row).tobytes()) for row in rows]
-
+  read = functools.partial(read_rows, workdir)
   corruption.check(
     f'figures: {name}', corruption.Kind(workdir / name, 40, read)
   )
+
+
+def read_rows(workdir):
+  rows = finished.read([workdir])
+  return [(*row.items(), finished.frequency_M(row).tobytes()) for row in rows]
 
 
 def test_weights_without_their_folder(whole, tmp_path):
@@ -248,6 +253,44 @@ def test_checkpoints(tmp_path):
     told, harmless = told + (last == 2), harmless + (last == 4)
   corruption.FOUND['checkpoints'] = (told, harmless)
   assert told > 20
+
+
+def test_interpretability_and_saved_saes(tmp_path):
+  for name, (path, read) in sealed.all_of(tmp_path).items():
+    times = 56 if path.suffix == '.sqlite' else 7  # much of it is empty
+    corruption.check(name, corruption.Kind(path, times, read))
+
+
+@pytest.mark.slow  # trains and evaluates, and then opens a run 500 times
+def test_two_thousand_flips(whole, again, tmp_path):
+  """One bit at a time, in every file that a command reads."""
+  workdir = whole[1] / 'run'
+  read_sae = functools.partial(sealed.read_sae, workdir / SAE)
+  files = {f'a run: {n}': (workdir / n, again, 30) for n in SHARED}
+  for name in SAE_FILES:
+    files[f'an SAE: {name}'] = workdir / SAE / name, again, 30
+    files[f'load_sae: {name}'] = workdir / SAE / name, read_sae, 30
+  files['figures: results.csv'] = (
+    workdir / 'results.csv',
+    functools.partial(read_rows, workdir),
+    60,
+  )
+  for name, (path, read) in sealed.all_of(tmp_path).items():
+    files[name] = path, read, 400 if path.suffix == '.sqlite' else 30
+  for name, (form, file, _) in STORES.items():
+    folder = tmp_path / name.replace(' ', '_')
+    description = small_store.describe(format=form)
+    small_store.write(folder, description)
+    read = functools.partial(read_store, folder, description)
+    files[f'a store: {name}'] = folder / file, read, 30
+  rng, found = np.random.default_rng(0), {}
+  for name, (path, read, times) in files.items():
+    kind = corruption.Kind(path, times, read)
+    found[name] = corruption.count_flips(kind, rng)
+  print(json.dumps(found))
+  told, harmless = np.sum(list(found.values()), axis=0)
+  print(f'{told} told, {harmless} harmless, 0 silent')
+  assert told + harmless >= 2000
 
 
 def test_there_were_enough(request):

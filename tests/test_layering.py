@@ -38,6 +38,7 @@ TEXT_LIBRARIES = {'datasets', 'transformers', 'tokenizers', 'safetensors'}
 MAY_KNOW_THEM = {
   'sources.py',
   'tokens.py',
+  'pieces.py',
   'huggingface.py',
   'hf_weights.py',
   'inputs.py',

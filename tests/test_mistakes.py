@@ -13,6 +13,7 @@ import shutil
 import numpy as np
 import pytest
 
+from jumprelu_jax import api
 from jumprelu_jax import architectures
 from jumprelu_jax import config as config_lib
 from jumprelu_jax import errors
@@ -22,6 +23,7 @@ from jumprelu_jax import lock
 from jumprelu_jax import run_folder
 from jumprelu_jax import runs
 from jumprelu_jax import sae_folders
+from jumprelu_jax import seals
 from jumprelu_jax import supply
 from jumprelu_jax import sweeps
 from jumprelu_jax.activations import store as store_lib
@@ -227,6 +229,35 @@ def test_an_sae_that_was_edited_by_hand(copy):
   words = ('is damaged', 'evaluation.json has', 'Restore that file; or remove')
   told(lambda: sweep(run, workdir), *words)
   told(lambda: finished.read([workdir]), *words)
+
+
+@pytest.mark.parametrize('name', ['evaluation.json', 'latents.npz'])
+def test_what_a_damaged_evaluation_is_told_to_do_works(copy, name):
+  run, workdir = copy
+  wanted = (workdir / 'results.csv').read_bytes()
+  path = workdir / 'jumprelu_l0_0.01' / name
+  content = path.read_bytes()
+  path.write_bytes(content[:-9])
+  told(lambda: sweep(run, workdir), f'or remove {path} and give the command')
+  path.unlink()
+  assert api.load_sae(path.parent).details.l0 is None or (name == 'latents.npz')
+  sweep(run, workdir)
+  assert path.read_bytes() == content
+  assert (workdir / 'results.csv').read_bytes() == wanted
+
+
+def test_an_evaluation_of_another_version_can_be_made_again(copy):
+  run, workdir = copy
+  path = workdir / 'jumprelu_l0_0.01' / 'evaluation.json'
+  row = json.loads(path.read_text())
+  del row['fvu']
+  path.write_text(json.dumps(row))
+  names = ('config.json', 'params.npz', 'metrics.jsonl', 'latents.npz')
+  seals.write(path.parent, 'an SAE', (*names, path.name))
+  told(lambda: sweep(run, workdir), f'{path} lacks fvu', 'remove it and give')
+  path.unlink()
+  sweep(run, workdir)
+  assert 'fvu' in json.loads(path.read_text())
 
 
 def test_a_folder_that_is_no_sae(tmp_path):

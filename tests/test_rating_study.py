@@ -99,7 +99,7 @@ def test_a_damaged_study_is_named(folders, tmp_path, name):
   study_lib.prepare(where, asked(folders))
   text = (where / name).read_text()
   (where / name).write_text(text[: len(text) // 2])
-  with pytest.raises(errors.InputError, match=f'{name} is damaged'):
+  with pytest.raises(errors.InputError, match=rf'{name} (is damaged|has \d+)'):
     _ = study_lib.read(where).shown
 
 

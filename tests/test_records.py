@@ -32,6 +32,7 @@ from jumprelu_jax.records import state as state_lib
 from jumprelu_jax.records import write
 from jumprelu_jax.sae import maps
 from jumprelu_jax.sae import released
+from jumprelu_jax.text import pieces
 
 WHERE = sites.Site('resid_post', 0)
 M, V, L = 24, 40, 12
@@ -116,7 +117,7 @@ def written(folder, state, model, sae, tokens_NL):
     W_dec_ME=sae.W_dec,
     target=WHERE,
     tokens_NL=tokens_NL,
-    texts=[chr(97 + i) for i in range(V)],
+    pieces=pieces.from_bytes([bytes([97 + i]) for i in range(V)]),
   )
   return schema.read(folder)
 

@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 import tokenizers
 
-from jumprelu_jax import embedded
 from jumprelu_jax import errors
 from jumprelu_jax import inputs
-from jumprelu_jax.lm import huggingface
 from jumprelu_jax.text import tokens
 
 WORDS = ['<pad>', '<eos>', '<bos>', '<user>', '<assistant>']
@@ -229,24 +227,3 @@ def test_mix_ends_with_the_stream_that_ends_first():
   # The stream was drawn a fourth time; until then, others gave documents.
   only_short = list(tokens.mix([iter('bcd'), endless('a')], [1e9, 1], seed=0))
   assert only_short == [*'bcd']
-
-
-def test_texts_of_tokens_keep_their_space():
-  """A decoder that drops the space of what comes first, as Llama's does."""
-  vocab = {'<s>': 0, 'a': 1, '▁a': 2, 'b': 3, '▁b': 4}
-  llama_like = tokenizers.Tokenizer(
-    tokenizers.models.BPE(vocab, merges=[], unk_token='<s>')
-  )
-  llama_like.decoder = tokenizers.decoders.Metaspace()
-  assert llama_like.decode([4]) == 'b'
-  want = ['<s>', 'a', ' a', 'b', ' b', '']  # there is no sixth
-  assert tokens.texts_of(llama_like, 6) == want
-
-
-def test_texts_of_tokens_make_up_the_text():
-  shipped = huggingface.load_tokenizer(embedded.LM)
-  found = tokens.texts_of(shipped, 4096)
-  text = 'My fellow citizens,\n in 1862 the "whale" said: no.'
-  ids = shipped.encode(text, add_special_tokens=False).ids
-  assert ''.join(found[i] for i in ids) == text
-  assert found[:3] == ['<pad>', '<eos>', '<bos>']

@@ -93,13 +93,15 @@ def ignored():
   return some | set(reasons.TRANSIENT if 'transient' in _RETRY.value else ())
 
 
-def say_estimate(spent, budget):
+def say_estimate(estimate, budget):
   """Says what it would cost; refuses what is over the limit."""
-  asking.say(spent, budget, 'estimate, of what is not kept yet')
-  if budget.most is not None and budget.cost(spent) > budget.most:
+  asking.say(estimate.spent, budget, 'estimate, of what is not kept yet')
+  new = budget.cost(estimate.spent)
+  if new and budget.most is not None and estimate.cost() > budget.most:
     raise errors.InputError(
-      f'the estimate of {budget.cost(spent):.4g} is over --max_cost='
-      f'{budget.most:g}; score fewer --latents, or raise it.'
+      f'the estimate of {new:.4g}, with {estimate.cost() - new:.4g} that the '
+      f'answers in the cache have cost, is over --max_cost={budget.most:g}; '
+      'score fewer --latents, or raise it.'
     )
 
 
@@ -112,12 +114,13 @@ async def ask_all(records, choice, setting, total, out):
     asked = [name for name in setting.measures if name in study.ASKED]
     without = dataclasses.replace(setting, measures=tuple(asked))
     estimator = asking.Estimator(reader.identity)
-    estimate = asking.Asker(estimator, cache, keeps=False)
+    prices = dataclasses.replace(budget, most=None)
+    estimate = asking.Asker(estimator, cache, prices, keeps=False)
     await study.run(
       cases.load(records, choice), without, estimate, total=total,
       label='estimate',
     )  # fmt: skip
-    say_estimate(estimate.spent, budget)
+    say_estimate(estimate, budget)
     if _DRY_RUN.value:
       return None, None
     ask = asking.Asker(reader, cache, budget)
@@ -152,7 +155,7 @@ def main():
   out, choice = pathlib.Path(_OUT.value), choice_of_flags()
   records = schema.read(_RECORDS.value)
   setting = study.Setting(
-    tuple(_MEASURES.value), records.texts, _ATTEMPTS.value, choice.seed
+    tuple(_MEASURES.value), records.pieces, _ATTEMPTS.value, choice.seed
   )
   if out.exists() and not out.is_dir():
     raise errors.InputError(f'--out={out} is no folder; give another name.')

@@ -20,8 +20,8 @@ def chunks(
 ) -> Iterator[tuple[int, dict[str, object]]]:
   """Yields (number, what data/latents/NUMBER.js gives).
 
-  `latents` is a list of latents, `texts` the tokens in them; a token is a place
-  in it.
+  `latents` is a list of latents, `texts` the texts of the tokens in them; a
+  token is a place in it.
 
   Args:
     records: to be shown.
@@ -36,25 +36,31 @@ def chunks(
     for first in range(0, len(rows), CHUNK):
       part = rows[first : first + CHUNK]
       shown = [_chosen(of_latent[row['latent']], examples) for row in part]
-      yield (start + first) // CHUNK, _chunk(part, shown, records.texts)
+      yield (start + first) // CHUNK, _chunk(part, shown, records.pieces)
 
 
-def _chunk(rows, examples, texts):
+def _chunk(rows, examples, pieces):
   """Returns the content of a file."""
   places = {}
 
-  def place(token):
-    return places.setdefault(token, len(places))
+  def place(text):
+    return places.setdefault(text, len(places))
+
+  def place_alone(token):
+    return place(pieces.texts_V[token])
+
+  def place_all(tokens):
+    return list(map(place, pieces(tokens)))
 
   found = [
     {
       'histogram': row['histogram'],
-      **{name: _pairs(row[name], place) for name in _LISTS},
-      'examples': [_example(one, place) for one in mine],
+      **{name: _pairs(row[name], place_alone) for name in _LISTS},
+      'examples': [_example(one, place_all) for one in mine],
     }
     for row, mine in zip(rows, examples, strict=True)
   ]
-  return {'latents': found, 'texts': [texts[token] for token in places]}
+  return {'latents': found, 'texts': list(places)}
 
 
 def _pairs(pairs, place):
@@ -67,7 +73,7 @@ def _pairs(pairs, place):
   ]
 
 
-def _example(one, place):
+def _example(one, place_all):
   """Returns a window; activations are [offset, value, offset, value, …]."""
   values = one['activations']
   fires = np.flatnonzero(values)
@@ -77,7 +83,7 @@ def _example(one, place):
     'sequence': one['sequence'],
     'position': one['position'],
     'at': one['position'] - one['start'],
-    'tokens': [place(token) for token in one['tokens'].tolist()],
+    'tokens': place_all(one['tokens'].tolist()),
     'on': list(itertools.chain.from_iterable(on)),
   }
 

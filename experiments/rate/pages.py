@@ -126,7 +126,7 @@ def _stratum(stratum):
   windows = [
     [
       {
-        'text': _visible(text if i else text.lstrip(' ')),
+        'text': _visible(text),
         'percent': percent,
         'shade': -(-percent * _SHADES // 100),
         'is_own': i == window['at'],

@@ -13,10 +13,12 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import time
 from urllib import parse
 
 import flask
 import waitress
+from waitress import channel
 from werkzeug import exceptions
 
 from experiments.rate import pages
@@ -26,6 +28,7 @@ from jumprelu_jax.ratings import answers
 from jumprelu_jax.ratings import study as study_lib
 
 _MAX_BODY_BYTES = 1 << 14
+_PATIENCE_S, _CLEANUP_S = 30, 5  # with a client that is slow
 _THREADS = 8
 _HEADERS = {
   'Content-Security-Policy': (
@@ -68,28 +71,76 @@ def serve(study: study_lib.Study, host: str, port: int) -> None:
   Raises:
     errors.InputError: there is no listening at the host and port.
   """
-  app = make_app(study, host)
+  server = listen(make_app(study, host), host, port)
+  if not is_loopback(host):
+    progress.say(
+      f'warning: --host={host} lets other machines in, and nobody is asked for '
+      'a password: whoever reaches this port can read and change all answers.'
+    )
+  for name, number in addresses(server):
+    name = f'[{name}]' if ':' in name else name
+    progress.say(f'raters: http://{name}:{number}/ (Ctrl-C ends it)')
+  server.run()
+
+
+def listen(
+  app: flask.Flask, host: str, port: int
+) -> waitress.server.BaseWSGIServer | waitress.server.MultiSocketServer:
+  """Returns a server that listens; `run` serves.
+
+  What is larger than a form is refused before it is read, and a client that
+  takes longer than half a minute for its request is cut off.
+  """
   try:
     server = waitress.create_server(
-      app, host=host, port=port, threads=_THREADS, ident=None
+      app,
+      host=host,
+      port=port,
+      threads=_THREADS,
+      ident=None,
+      max_request_body_size=_MAX_BODY_BYTES,
+      max_request_header_size=_MAX_BODY_BYTES,
+      channel_timeout=_PATIENCE_S,
+      cleanup_interval=_CLEANUP_S,
     )
   except (OSError, ValueError) as error:
     raise errors.InputError(
       f'--host={host} --port={port}: {error}; give another --port, or 0 for '
       'any that is free.'
     ) from error
-  if not is_loopback(host):
-    progress.say(
-      f'warning: --host={host} lets other machines in, and nobody is asked for '
-      'a password: whoever reaches this port can read and change all answers.'
-    )
-  sockets = getattr(server, 'effective_listen', None) or [
+  # Of several addresses, such as localhost's, each has a server of its own.
+  for one in [server, *getattr(server, 'map', {}).values()]:
+    if hasattr(one, 'channel_class'):
+      one.channel_class = _Channel
+  return server
+
+
+def addresses(server) -> list[tuple[str, int]]:
+  """Returns the hosts and ports where a server listens."""
+  return getattr(server, 'effective_listen', None) or [
     (server.effective_host, server.effective_port)
   ]
-  for name, number in sockets:
-    name = f'[{name}]' if ':' in name else name
-    progress.say(f'raters: http://{name}:{number}/ (Ctrl-C ends it)')
-  server.run()
+
+
+class _Channel(channel.HTTPChannel):
+  """A connection that may not take for ever over one request.
+
+  waitress's own time-out begins again with every byte.
+  """
+
+  _began: float | None = None
+
+  def received(self, data: bytes) -> bool:
+    """Takes what has come; closes where the whole request takes too long."""
+    now = time.monotonic()
+    self._began = self._began or now
+    if now - self._began > _PATIENCE_S:
+      self.will_close = True
+      return False
+    taken = super().received(data)
+    if self.request is None:  # it is whole, or refused
+      self._began = None
+    return taken
 
 
 def is_loopback(host: str) -> bool:

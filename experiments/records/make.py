@@ -1,7 +1,6 @@
 """From a request to a folder of records."""
 
 import dataclasses
-import json
 import pathlib
 
 import numpy as np
@@ -15,6 +14,7 @@ from jumprelu_jax import errors
 from jumprelu_jax import identity
 from jumprelu_jax import inputs as inputs_lib
 from jumprelu_jax import run_folder
+from jumprelu_jax import seals
 from jumprelu_jax import whole
 from jumprelu_jax.exchange import hub
 from jumprelu_jax.exchange import own
@@ -26,8 +26,8 @@ from jumprelu_jax.records import gather
 from jumprelu_jax.records import schema
 from jumprelu_jax.records import state as state_lib
 from jumprelu_jax.records import write
+from jumprelu_jax.text import pieces
 from jumprelu_jax.text import sequences
-from jumprelu_jax.text import tokens
 
 # In the folder of records; the first two until it is whole.
 _SEQUENCES, _CHECKPOINT, _REQUEST = 'sequences.npy', 'state.npz', 'request.json'
@@ -83,8 +83,6 @@ def make(request: Request, out: str | pathlib.Path) -> None:
     run.text.context_length,
   )
   if not _claim(out, _decisive(request, sae, inputs, limits)):
-    if not (out / _SEQUENCES).exists():
-      sequences.write(inputs.heldout_rows(), out / _SEQUENCES, max_rows=0)
     _make(out, sae, inputs, state, request, limits)
   for name in (_SEQUENCES, _CHECKPOINT):
     (out / name).unlink(missing_ok=True)
@@ -212,7 +210,7 @@ def _claim(out, wanted):
   """Makes a folder the request's own; returns whether it is whole already."""
   path = out / _REQUEST
   if path.is_file():
-    found = json.loads(path.read_text())
+    found = _read_request(path)
     if differing := identity.differences(found, wanted, 'wanted'):
       raise errors.InputError(
         f'--out={out} holds records of something else ({differing}); give '
@@ -223,13 +221,37 @@ def _claim(out, wanted):
     raise errors.InputError(
       f'--out={out} exists and holds no records; give an empty or a new folder.'
     )
-  whole.write_json(path, wanted)
+  whole.write_json(path, seals.signed(wanted))
   return False
+
+
+def _read_request(path):
+  """Returns what `_claim` wrote; a version without checksums may have."""
+  found = run_folder.read_json(path)
+  if 'checksum' not in found:
+    return found
+  try:
+    return seals.check_signed(found)
+  except ValueError as error:
+    raise errors.InputError(
+      f'{path} is damaged: {error}. Give another --out.'
+    ) from error
+
+
+def _pack(out, inputs):
+  """Returns the packed text, which is kept until the records are whole."""
+  path = out / _SEQUENCES
+  if not seals.is_sealed(out, path.name):
+    sequences.write(inputs.heldout_rows(), path, max_rows=0)
+    seals.write(out, 'the text', [path.name])
+  remedy = f'Remove {out / seals.NAME} and give the same command again.'
+  seals.check(out, remedy, [path.name])
+  return sequences.open(path)
 
 
 def _make(out, sae, inputs, state, request, limits):
   """Gathers and writes."""
-  tokens_NL = sequences.open(out / _SEQUENCES)
+  tokens_NL = _pack(out, inputs)
   last = max([inputs.target, *(s for s, _ in limits)], key=lambda s: s.layer)
   model = inputs.model_until(last)
   gather.gather(
@@ -242,6 +264,7 @@ def _make(out, sae, inputs, state, request, limits):
     out / _CHECKPOINT,
     limits,
   )
+  V = inputs.architecture.vocab_size
   source = write.describe(
     state,
     sae=request.sae,
@@ -259,5 +282,5 @@ def _make(out, sae, inputs, state, request, limits):
     W_dec_ME=sae.weights.W_dec,
     target=inputs.target,
     tokens_NL=tokens_NL,
-    texts=tokens.texts_of(inputs.tokenizer, inputs.architecture.vocab_size),
+    pieces=pieces.from_bytes(pieces.to_bytes(inputs.tokenizer, range(V))),
   )

@@ -21,6 +21,7 @@ from jumprelu_jax.lm import generation
 from jumprelu_jax.lm import huggingface
 from jumprelu_jax.lm import sites
 from jumprelu_jax.lm import transformer
+from jumprelu_jax.text import pieces
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,7 +39,7 @@ class LM:
   name: str
 
   def tokens(self, text: str | Sequence[str]) -> np.ndarray:
-    """Returns token ids [B, L], int32, with BOS first and PAD at the end."""
+    """Returns token ids [B, L], int32: one BOS first, PAD at the end."""
     texts = [text] if isinstance(text, str) else list(text)
     architecture = self.model.architecture
     rows = [self.encode(one) for one in texts]
@@ -69,8 +70,20 @@ class LM:
     return ids
 
   def words(self, tokens: Sequence[int]) -> list[str]:
-    """Returns each token's text."""
-    return [self.tokenizer.decode([int(token)]) for token in tokens]
+    """Returns the text of consecutive tokens, one piece per token.
+
+    They concatenate to the text; see `text.pieces` for characters that are cut
+    into several tokens.
+    """
+    return pieces.split(pieces.to_bytes(self.tokenizer, tokens))
+
+  def text(self, tokens: Sequence[int]) -> str:
+    """Returns the text of consecutive tokens without special ones."""
+    added = self.tokenizer.get_added_tokens_decoder()
+    special = {token for token, how in added.items() if how.special}
+    return ''.join(
+      self.words([i for i in map(int, tokens) if i not in special])
+    )
 
   def run(
     self, text: str | Sequence[str] | np.ndarray, *taps: sites.Site | str
@@ -178,7 +191,7 @@ class LM:
       temperature=temperature,
       key=jax.random.key(seed),
     )
-    return self.tokenizer.decode(np.asarray(added).tolist())
+    return self.text(np.asarray(added))
 
   def attribution(
     self, text, sae: sae_lib.SAE, token: int | str, position: int = -1
@@ -226,7 +239,8 @@ class LM:
       products.matmul(head_VD, direction_D.astype(head_VD.dtype))
     )
     best = np.argsort(-effect_V.astype('float32'))[:count]
-    return list(zip(self.words(best), effect_V[best].tolist(), strict=True))
+    words = pieces.split_each(pieces.to_bytes(self.tokenizer, best))
+    return list(zip(words, effect_V[best].tolist(), strict=True))
 
   def _ids(self, text):
     if isinstance(text, str | list | tuple):

@@ -8,6 +8,7 @@ import re
 from jumprelu_jax.autointerp import reasons
 
 _MAX_LETTERS = 600  # of an explanation of one sentence, and some
+_MAX_COMPLAINT = 80  # of what is wrong with an answer
 _THOUGHT = re.compile(r'^\s*<think>.*?</think>', re.DOTALL)
 _OBJECT = re.compile(r'\{[^{}]*\}')
 # How models begin when they will not.
@@ -58,8 +59,9 @@ def numbers(text: str, count: int, largest: int) -> list[int]:
     raise MalformedError(f'it has {len(found)} JSON objects, not one')
   try:
     entries = json.loads(found[0], object_pairs_hook=list)
-  except ValueError as error:
-    raise MalformedError(f'it is not JSON ({error})') from error
+  except (ValueError, RecursionError) as error:
+    said = str(error)[:_MAX_COMPLAINT]
+    raise MalformedError(f'it is not JSON ({said})') from error
   names = [name for name, _ in entries]
   if names != [str(number) for number in range(1, count + 1)]:
     raise MalformedError(
@@ -69,9 +71,8 @@ def numbers(text: str, count: int, largest: int) -> list[int]:
   values = [value for _, value in entries]
   for value in values:
     if type(value) is not int or not 0 <= value <= largest:
-      raise MalformedError(
-        f'{json.dumps(value)} is not a whole number from 0 to {largest}'
-      )
+      said = str(value)[:_MAX_COMPLAINT]
+      raise MalformedError(f'{said} is not a whole number from 0 to {largest}')
   return values
 
 

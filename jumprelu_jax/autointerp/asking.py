@@ -80,14 +80,18 @@ class Estimator:
 
   async def answer(self, request: Request) -> Answer:
     """Returns the typical answer, with tokens estimated from letters."""
-    tokens_in = sum(
-      _MESSAGE_TOKENS + num_tokens(content) for _, content in request.messages
-    )
     return Answer(
       request.typical,
-      tokens_in=tokens_in,
+      tokens_in=question(request),
       tokens_out=min(num_tokens(request.typical), request.max_tokens),
     )
+
+
+def question(request: Request) -> int:
+  """Returns about how many tokens a request has."""
+  return sum(
+    _MESSAGE_TOKENS + num_tokens(content) for _, content in request.messages
+  )
 
 
 def num_tokens(text: str) -> int:
@@ -115,13 +119,15 @@ class Asker:
     Args:
       reader: a model.
       cache: looked into first.
-      budget: prices; the run ends before it spends more than the budget's most.
+      budget: prices; the run ends when the budget's most is spent, counting
+        what the answers in the cache have cost before.
       keeps: whether answers are put into the cache; if not, like questions
         are asked again too.
     """
     self._reader, self._cache, self._keeps = reader, cache, keeps
     self._budget = budget or Budget()
     self._under_way = {}
+    self._before = Spent(*cache.spent())
     self.spent = Spent()
 
   async def __call__(self, request: Request) -> str:
@@ -142,13 +148,18 @@ class Asker:
       raise reasons.Unscored(answer.reason, answer.detail)
     return answer.text
 
+  def cost(self) -> float:
+    """Returns what was spent, by earlier runs with this cache too."""
+    return self._budget.cost(self._before) + self._budget.cost(self.spent)
+
   async def _pay(self, key, request):
     most = self._budget.most
     try:
-      if most is not None and self._budget.cost(self.spent) >= most:
+      if most is not None and self.cost() >= most:
+        before = self._budget.cost(self._before)
         raise errors.InputError(
-          f'--max_cost={most:g} is spent; what was answered is kept. Give the '
-          'same command with a higher one to go on.'
+          f'--max_cost={most:g} is spent, {before:.4g} of it before; what was '
+          'answered is kept. Give the same command with a higher one to resume.'
         )
       answer = await self._reader.answer(request)
       self.spent.add(answer)

@@ -7,9 +7,12 @@ from collections.abc import Mapping
 import dataclasses
 import datetime
 import email.utils
+import functools
+import json
 import math
 import os
 import random
+import re
 import time
 from typing import Any
 import urllib.parse
@@ -17,11 +20,20 @@ import urllib.parse
 import openai
 
 from jumprelu_jax import errors
+from jumprelu_jax.autointerp import asking
 from jumprelu_jax.autointerp.requests import Answer
 from jumprelu_jax.autointerp.requests import Request
 
 _DETAIL_LETTERS = 200
 _NO_KEY = 'none'  # local servers ask for none, the client for something
+_VARIABLE = re.compile(r'[A-Za-z_]\w*', re.ASCII)
+_SURROGATE = re.compile('[\ud800-\udfff]')
+_MOST_TOKENS = 10**9  # of one request; more is no count
+_STATUS = {
+  401: 'it does not accept the key',
+  403: 'the key may not do this',
+  404: 'there is no such address or model',
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +70,9 @@ class Limits:
 class Chat:
   """A model behind an endpoint; a `requests.Reader`.
 
-  Used as `async with`. Whatever is said of a failure, the key is not in it.
+  Used as `async with`. What is said of a failure is the reason, the status and
+  the kind of error, in words of our own: what the endpoint or an exception says
+  may repeat the key.
   """
 
   def __init__(
@@ -83,10 +97,11 @@ class Chat:
       limits: how hard to ask.
 
     Raises:
-      errors.InputError: the endpoint is no URL, or holds a secret.
+      errors.InputError: the endpoint is no URL, or holds a secret; the key is
+        none that can be sent.
     """
     _check_endpoint(endpoint)
-    self._key = os.environ.get(key_variable) or _NO_KEY
+    self._key = _read_key(key_variable)
     self._key_variable = key_variable
     self._parameters = dict(
       {'temperature': 0} if parameters is None else parameters
@@ -98,6 +113,11 @@ class Chat:
       'parameters': self._parameters,
       'limit_name': limit_name,
     }
+    if self._key != _NO_KEY and self._key in json.dumps(self.identity):
+      raise errors.InputError(
+        f'the key in {key_variable} is also in --endpoint, --model or '
+        '--parameters, which are written down; remove it there.'
+      )
     self._slots = asyncio.Semaphore(self._limits.concurrency)
     self._pace = _Pace(self._limits.per_minute)
 
@@ -107,6 +127,8 @@ class Chat:
       base_url=self.identity['endpoint'],
       timeout=self._limits.timeout_s,
       max_retries=0,  # ours hold all requests back at once
+      # A redirect would carry the key and the prompts to another host.
+      http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False),
     )
     return self
 
@@ -127,7 +149,7 @@ class Chat:
         if wait_s is None:
           return failure
         if wait_s > self._limits.max_wait_s:
-          asked = f'asked to wait {wait_s:.0f} s; {failure.detail}'
+          asked = f'{failure.detail}, asked to wait {wait_s:.0f} s'
           return dataclasses.replace(failure, detail=asked)
         if tried < self._limits.retries:
           backoff_s = self._limits.backoff_s * 2**tried
@@ -147,48 +169,43 @@ class Chat:
           messages=[{'role': r, 'content': c} for r, c in request.messages],
           extra_body={**self._parameters, self._limit_name: request.max_tokens},
         )
-      return _read(reply), None
+      return _read(reply, request), None
     except (TimeoutError, openai.APITimeoutError):
       return Answer(reason='time_out'), 0.0
     except openai.APIStatusError as error:
       return self._of_status(error)
     except openai.APIConnectionError as error:
-      return self._failure('no_connection', error.__cause__ or error), 0.0
-    except (openai.OpenAIError, ValueError, TypeError, LookupError,
-            AttributeError) as error:  # fmt: skip
-      # A body that is no JSON, or not of the shape that the client expects.
-      return self._failure('bad_protocol', error), 0.0
+      return _failure('no_connection', error.__cause__ or error), 0.0
+    except Exception as error:
+      # A body that is no JSON, too deep, or not of the shape that is expected.
+      return _failure('bad_protocol', error), 0.0
 
   def _of_status(self, error):
     """Returns what `_once` does, of an error of the endpoint's."""
     status, code = error.status_code, str(error.code or '')
-    if status in (401, 403, 404) or code == 'insufficient_quota':
-      said = self._clean(error)
+    if 300 <= status < 400:
       raise errors.InputError(
-        f'{self.identity["endpoint"]} answers {status} ({said}); mend the key '
-        f'in the environment variable {self._key_variable}, --model, '
-        '--endpoint or the quota, and give the same command again: what was '
-        'answered is kept.'
+        f'{self.identity["endpoint"]} answers {status}, a redirect, which is '
+        'not followed: it could carry the prompts and the key to another host. '
+        'Give the address that it leads to as --endpoint.'
       ) from None
+    if status in (401, 403, 404) or code == 'insufficient_quota':
+      raise errors.InputError(
+        f'{self.identity["endpoint"]} answers {status}: '
+        f'{_STATUS.get(status, "no quota is left")}. Correct the key in the '
+        f'environment variable {self._key_variable}, --model, --endpoint or '
+        'the quota, and give the same command again: what was answered is kept.'
+      ) from None
+    failure = functools.partial(Answer, detail=f'status {status}')
     if status == 429:
-      return self._failure('rate_limited', error), _retry_after(error.response)
+      return failure(reason='rate_limited'), _retry_after(error.response)
     if status in (408, 409) or status >= 500:
-      return self._failure('server_error', error), _retry_after(error.response)
+      return failure(reason='server_error'), _retry_after(error.response)
     if 'content_' in code:  # content_filter, content_policy_violation
-      return self._failure('refusal', error), None
+      return failure(reason='refusal'), None
     if code == 'context_length_exceeded':
-      return self._failure('prompt_too_long', error), None
-    return self._failure('bad_request', error), None
-
-  def _failure(self, reason, error):
-    return Answer(reason=reason, detail=self._clean(error))
-
-  def _clean(self, error):
-    """Returns what an error says, without the key, in one short line."""
-    said = ' '.join(str(error).split())
-    if self._key != _NO_KEY:
-      said = said.replace(self._key, '***')
-    return said[:_DETAIL_LETTERS]
+      return failure(reason='prompt_too_long'), None
+    return failure(reason='bad_request'), None
 
 
 class _Pace:
@@ -212,24 +229,37 @@ class _Pace:
     self._next = max(self._next, time.monotonic() + seconds)
 
 
-def _read(reply):
+def _failure(reason, error):
+  """Returns why there is no answer; of the error its kind alone."""
+  return Answer(reason=reason, detail=type(error).__name__)
+
+
+def _read(reply, request):
   """Returns the answer of a reply."""
+  choice = reply.choices[0]
+  # JSON may hold halves of surrogate pairs, which no file does.
+  text = _SURROGATE.sub('\ufffd', choice.message.content or '')
   usage = reply.usage
   spent = {
-    'tokens_in': usage.prompt_tokens if usage else 0,
-    'tokens_out': usage.completion_tokens if usage else 0,
+    'tokens_in': _count(usage, 'prompt_tokens', asking.question(request)),
+    'tokens_out': _count(usage, 'completion_tokens', asking.num_tokens(text)),
   }
-  choice = reply.choices[0]
-  text = choice.message.content or ''
   refusal = getattr(choice.message, 'refusal', None)
   if refusal or choice.finish_reason == 'content_filter':
-    detail = str(refusal or 'content filter')[:_DETAIL_LETTERS]
-    return Answer(reason='refusal', detail=detail, **spent)
+    said = _SURROGATE.sub('\ufffd', str(refusal or 'content filter'))
+    return Answer(reason='refusal', detail=said[:_DETAIL_LETTERS], **spent)
   if choice.finish_reason == 'length':
     return Answer(reason='truncated_answer', **spent)
   if not text.strip():
     return Answer(reason='empty_answer', **spent)
   return Answer(text, **spent)
+
+
+def _count(usage, name, estimate):
+  """Returns the tokens that were used; an estimate where nothing is said."""
+  value = getattr(usage, name, None)
+  is_count = type(value) is int and 0 < value <= _MOST_TOKENS
+  return value if is_count else estimate
 
 
 def _retry_after(response):
@@ -240,11 +270,11 @@ def _retry_after(response):
   except ValueError:
     try:
       when = email.utils.parsedate_to_datetime(value)
-    except ValueError:
+      if when.tzinfo is None:
+        when = when.replace(tzinfo=datetime.UTC)
+      seconds = (when - datetime.datetime.now(datetime.UTC)).total_seconds()
+    except (ValueError, TypeError, OverflowError):
       return 0.0
-    if when.tzinfo is None:
-      when = when.replace(tzinfo=datetime.UTC)
-    seconds = (when - datetime.datetime.now(datetime.UTC)).total_seconds()
   return max(seconds, 0.0) if not math.isnan(seconds) else 0.0
 
 
@@ -261,3 +291,22 @@ def _check_endpoint(endpoint):
       'endpoint is written down; give the key in an environment variable '
       '(--key_variable).'
     )
+
+
+def _read_key(variable):
+  """Returns the key of an environment variable; no error prints either."""
+  if not _VARIABLE.fullmatch(variable):
+    raise errors.InputError(
+      '--key_variable: expected the name of an environment variable, such as '
+      'OPENAI_API_KEY, not the key itself.'
+    )
+  key = os.environ.get(variable) or _NO_KEY
+  for place, letter in enumerate(key, start=1):
+    if not '!' <= letter <= '~':
+      raise errors.InputError(
+        f'the key in the environment variable {variable} cannot be sent: '
+        f'character {place} of {len(key)} is U+{ord(letter):04X}; expected '
+        'letters, digits and punctuation of ASCII. A file that Windows wrote '
+        'has U+000D at the end of its lines; set the variable without it.'
+      )
+  return key

@@ -39,7 +39,7 @@ class Local:
     special_ids = self._lm.model.architecture.special_ids
 
     def cut(new):
-      text = self._lm.tokenizer.decode(new).lstrip()
+      text = self._lm.text(new).lstrip()
       before, end, _ = text.partition(request.end)
       return before + end, bool(end) or new[-1] in special_ids
 

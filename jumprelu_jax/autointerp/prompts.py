@@ -12,6 +12,7 @@ import numpy as np
 
 from jumprelu_jax.autointerp.requests import Request
 from jumprelu_jax.autointerp.windows import Window
+from jumprelu_jax.text.pieces import Pieces
 
 #: Of the words below; raise it with any change.
 VERSION = 1
@@ -77,55 +78,54 @@ def steps_of(activations_L: np.ndarray, largest: float) -> np.ndarray:
   return steps_L.astype(int)
 
 
-def explain(windows: Sequence[Window], texts_V: np.ndarray) -> Request:
+def explain(windows: Sequence[Window], pieces: Pieces) -> Request:
   """Asks for an explanation of what fires in some windows."""
   largest = max(window.activations_L.max() for window in windows)
-  pieces = []
+  shown = []
   for window in windows:
     steps_L = steps_of(window.activations_L, largest)
     marked = [
       f'<<{text}>>({step})' if step else text
-      for text, step in zip(texts_V[window.tokens_L], steps_L, strict=True)
+      for text, step in _joined(pieces, window, steps_L)
     ]
-    pieces.append(''.join(marked))
-  user = f'{_numbered(pieces)}\n\nWhen is the unit active?'
+    shown.append(''.join(marked))
+  user = f'{_numbered(shown)}\n\nWhen is the unit active?'
   messages = ('system', _EXPLAIN), ('user', user)
   return Request(messages, _MAX_EXPLANATION_TOKENS, _TYPICAL)
 
 
-def simulate(explanation: str, window: Window, texts_V: np.ndarray) -> Request:
+def simulate(explanation: str, window: Window, pieces: Pieces) -> Request:
   """Asks for the activation at every token of a window."""
   lines = [
-    f'{number}: {json.dumps(str(text), ensure_ascii=False)}'
-    for number, text in enumerate(texts_V[window.tokens_L], start=1)
+    f'{number}: {json.dumps(text, ensure_ascii=False)}'
+    for number, text in enumerate(pieces(window.tokens_L), start=1)
   ]
   user = f'{_told(explanation)}\n\nTokens:\n' + '\n'.join(lines)
   return _for_numbers(_SIMULATE, user, len(lines))
 
 
 def detect(
-  explanation: str, windows: Sequence[Window], texts_V: np.ndarray
+  explanation: str, windows: Sequence[Window], pieces: Pieces
 ) -> Request:
   """Asks in which windows a latent fires."""
-  pieces = [''.join(texts_V[window.tokens_L]) for window in windows]
-  user = f'{_told(explanation)}\n\n{_numbered(pieces)}'
-  return _for_numbers(_DETECT, user, len(pieces))
+  shown = [''.join(pieces(window.tokens_L)) for window in windows]
+  user = f'{_told(explanation)}\n\n{_numbered(shown)}'
+  return _for_numbers(_DETECT, user, len(shown))
 
 
 def fuzz(
   explanation: str,
   windows: Sequence[Window],
   marks: Sequence[np.ndarray],
-  texts_V: np.ndarray,
+  pieces: Pieces,
 ) -> Request:
   """Asks in which windows the marks, a bool for each token, are right."""
-  pieces = []
+  shown = []
   for window, marks_L in zip(windows, marks, strict=True):
-    texts_L = texts_V[window.tokens_L]
-    pairs = zip(texts_L, marks_L, strict=True)
-    pieces.append(''.join(f'<<{t}>>' if is_on else t for t, is_on in pairs))
-  user = f'{_told(explanation)}\n\n{_numbered(pieces)}'
-  return _for_numbers(_FUZZ, user, len(pieces))
+    pairs = _joined(pieces, window, marks_L)
+    shown.append(''.join(f'<<{t}>>' if is_on else t for t, is_on in pairs))
+  user = f'{_told(explanation)}\n\n{_numbered(shown)}'
+  return _for_numbers(_FUZZ, user, len(shown))
 
 
 def repair(request: Request, answer: str, complaint: str) -> Request:
@@ -133,6 +133,15 @@ def repair(request: Request, answer: str, complaint: str) -> Request:
   said = _REPAIR.format(complaint=complaint)
   messages = (*request.messages, ('assistant', answer), ('user', said))
   return Request(messages, request.max_tokens, request.typical, request.end)
+
+
+def _joined(pieces, window, values_L):
+  """Returns texts with their values; the tokens of a character are one."""
+  texts = pieces(window.tokens_L)
+  return [
+    (''.join(texts[group]), max(values_L[group]))
+    for group in pieces.groups(window.tokens_L)
+  ]
 
 
 def _told(explanation):

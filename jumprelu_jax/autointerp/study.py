@@ -20,6 +20,7 @@ from jumprelu_jax.autointerp import prompts
 from jumprelu_jax.autointerp import reasons
 from jumprelu_jax.autointerp import scores
 from jumprelu_jax.autointerp.cases import Case
+from jumprelu_jax.text.pieces import Pieces
 
 Row = dict[str, object]
 Ask = Callable[..., Awaitable[str]]
@@ -39,13 +40,13 @@ class Setting:
 
   Attributes:
     measures: of MEASURES.
-    texts_V: the text of every token.
+    pieces: the text of every token.
     attempts: at an answer that can be read.
     seed: of what is drawn here: which marks are wrong, in what order.
   """
 
   measures: tuple[str, ...]
-  texts_V: np.ndarray
+  pieces: Pieces
   attempts: int = 2
   seed: int = 0
 
@@ -164,7 +165,7 @@ async def _ask_all(case, setting, ask, row):
   wanted = [name for name in ASKED if name in setting.measures]
   until = functools.partial(_ask_until, ask, setting.attempts)
   try:
-    request = prompts.explain(case.explaining, setting.texts_V)
+    request = prompts.explain(case.explaining, setting.pieces)
     explanation = await until(request, answers.explanation)
   except reasons.Unscored as reason:
     return dict.fromkeys(wanted, reason)
@@ -203,7 +204,7 @@ async def _simulate(explanation, case, setting, until):
   scores.check_varies(truth)  # before it is paid for
   found = await _gather(
     until(
-      prompts.simulate(explanation, window, setting.texts_V),
+      prompts.simulate(explanation, window, setting.pieces),
       functools.partial(
         answers.numbers, count=len(window.tokens_L), largest=prompts.STEPS
       ),
@@ -223,7 +224,7 @@ async def _detect(explanation, case, setting, until):
 
   def request(some):
     shown = [windows[i] for i in some]
-    return prompts.detect(explanation, shown, setting.texts_V)
+    return prompts.detect(explanation, shown, setting.pieces)
 
   return await _tell(request, order, is_true, until)
 
@@ -246,7 +247,7 @@ async def _fuzz(explanation, case, setting, until):
       explanation,
       [windows[i] for i in some],
       [marks[i] for i in some],
-      setting.texts_V,
+      setting.pieces,
     )
 
   return await _tell(request, np.arange(len(windows)), is_true, until)

@@ -1,6 +1,7 @@
 """Scores of an SAE's latents on disk, and what they come to.
 
 OUT/scores.parquet, scores.csv   a row for each latent
+OUT/seal.json                    checksums of these, and what summary.json says
 OUT/summary.json                 the averages, and what they are of; last
 """
 
@@ -19,6 +20,7 @@ from pyarrow import parquet
 
 from jumprelu_jax import errors
 from jumprelu_jax import results
+from jumprelu_jax import seals
 from jumprelu_jax import whole
 from jumprelu_jax.autointerp import reasons
 from jumprelu_jax.autointerp import scores as scores_lib
@@ -83,6 +85,7 @@ def write(
     **about,
     'scores': {name: summarise(rows, name) for name in measures},
   }
+  seals.write(folder, about, [_SCORES, _CSV])
   whole.write_json(folder / _SUMMARY, about)
   return about
 
@@ -127,10 +130,14 @@ def read(folder: str | os.PathLike) -> Scores:
       '`experiments.autointerp score` has finished.'
     )
   try:
-    about = json.loads((folder / _SUMMARY).read_text())
+    about = json.loads((folder / _SUMMARY).read_bytes())
+    seals.check(folder, 'Score its records again.', about=about)
     rows = parquet.read_table(folder / _SCORES).to_pylist()
     about['scores'], about['architecture'], about['l0']  # must be there
-  except (ValueError, KeyError, TypeError, OSError, pa.ArrowException) as error:
+  except errors.InputError:
+    raise
+  except (ValueError, KeyError, TypeError, OSError, RecursionError,
+          pa.ArrowException) as error:  # fmt: skip
     raise errors.InputError(
       f'{folder} is damaged ({error}); score its records again.'
     ) from error

@@ -8,6 +8,7 @@ import pathlib
 from typing import NamedTuple
 
 from jumprelu_jax import errors
+from jumprelu_jax import seals
 from jumprelu_jax.exchange import details as details_lib
 from jumprelu_jax.exchange import dictionary_learning
 from jumprelu_jax.exchange import gemma_scope
@@ -81,10 +82,17 @@ def recognise(path: str | os.PathLike) -> tuple[str, pathlib.Path]:
     path: its folder, or one of the files in it.
 
   Raises:
-    errors.InputError: it is none of FORMATS.
+    errors.InputError: it is none of FORMATS, or not what was sealed.
   """
   path = pathlib.Path(path)
   folder = path.parent if path.is_file() else path
+  seals.check(
+    folder,
+    f'Restore that file; or, if it was changed on purpose, remove '
+    f'{folder / seals.NAME}.',
+    # Made again by the command of a run.
+    optional=('evaluation.json', 'latents.npz'),
+  )
   for name, one in FORMATS.items():
     if one.recognises(folder):
       return name, folder
@@ -129,3 +137,4 @@ def save(
       f'{folder} exists and is not empty; give a new folder.'
     )
   FORMATS[format_name].write(sae, details, folder)
+  seals.write(folder, format_name)

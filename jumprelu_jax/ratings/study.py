@@ -3,7 +3,8 @@
   STUDY/items.jsonl     what raters see of each item, a line each
   STUDY/study.json      settings, SAEs, and which latent an item is: the key of
                         the blinding; written last
-  STUDY/answers.sqlite  what raters said
+  STUDY/seal.json       checksum of the first, and what the second says
+  STUDY/answers.sqlite  what raters said; every answer has a checksum
 
 It is whole in itself: neither the records nor the SAEs are read again.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from collections.abc import Sequence
+import contextlib
 import dataclasses
 import functools
 import json
@@ -24,6 +26,7 @@ import numpy as np
 
 from jumprelu_jax import errors
 from jumprelu_jax import identity
+from jumprelu_jax import seals
 from jumprelu_jax import whole
 from jumprelu_jax.ratings import design
 from jumprelu_jax.ratings import windows
@@ -31,6 +34,10 @@ from jumprelu_jax.records import schema
 
 _STUDY, _ITEMS, _ANSWERS = 'study.json', 'items.jsonl', 'answers.sqlite'
 _VERSION = 1
+_REMEDY = (
+  'Restore that file, or draw the study again, of the same records and '
+  'settings, in another folder.'
+)
 # What must be the same of all records, or a page would tell them apart.
 _ALIKE = ('model', 'text', 'strata')
 # Names stand in addresses of pages, where '.' and '..' are folders.
@@ -120,10 +127,7 @@ class Study:
       problem = 'it lacks items'
     except (OSError, ValueError, KeyError, TypeError) as error:
       problem = repr(error)
-    raise errors.InputError(
-      f'{path} is damaged ({problem}); restore it, or draw the study again, '
-      'of the same records and settings, in another folder.'
-    )
+    raise errors.InputError(f'{path} is damaged ({problem}). {_REMEDY}')
 
 
 def prepare(folder: str | os.PathLike, asked: Mapping[str, object]) -> Study:
@@ -142,6 +146,7 @@ def prepare(folder: str | os.PathLike, asked: Mapping[str, object]) -> Study:
   if (folder / _STUDY).exists():
     study = read(folder)
     _check_same(study, asked)
+    _make_private(folder)
     return study
   if 'records' not in asked:
     raise errors.InputError(
@@ -170,11 +175,17 @@ def read(folder: str | os.PathLike) -> Study:
       'experiments.rate serve has made.'
     )
   try:
-    found = json.loads(path.read_text())
+    found = json.loads(path.read_bytes())
     if found['version'] == _VERSION:
+      seals.check(folder, _REMEDY, about=found)
       return _from_json(folder, found)
-  except (ValueError, KeyError, TypeError) as error:
-    raise errors.InputError(f'{path} is damaged: {error!r}.') from error
+  except errors.InputError:
+    raise
+  except (ValueError, KeyError, TypeError, AttributeError,
+          RecursionError) as error:  # fmt: skip
+    raise errors.InputError(
+      f'{path} is damaged: {error!r}. {_REMEDY}'
+    ) from error
   raise errors.InputError(
     f'{path} is of version {found["version"]}; expected {_VERSION}. Read it '
     'with the version of this package that made it.'
@@ -214,7 +225,7 @@ def _check_same(study, asked):
 def _is_unfinished(folder):
   """True if a folder is empty, or holds what a killed `_create` has left."""
   return all(
-    path.name == _ITEMS or path.name.endswith('.partial')
+    path.name in (_ITEMS, seals.NAME) or path.name.endswith('.partial')
     for path in folder.iterdir()
   )
 
@@ -230,18 +241,29 @@ def _create(folder, settings):
     saes, alive, settings.raters, per_sae=settings.per_sae,
     overlap=settings.overlap, seed=settings.seed,
   )  # fmt: skip
-  whole.write_text(folder / _ITEMS, ''.join(_lines(opened, drawn, settings)))
-  whole.write_json(
-    folder / _STUDY,
-    {
-      'version': _VERSION,
-      'settings': dataclasses.asdict(settings),
-      'saes': [dataclasses.asdict(sae) for sae in saes],
-      'items': [dataclasses.asdict(item) for item in drawn.items],
-      'orders': drawn.orders,
-    },
-  )
+  lines = ''.join(_lines(opened, drawn, settings))
+  folder.mkdir(parents=True, exist_ok=True)
+  _make_private(folder)
+  whole.write_text(folder / _ITEMS, lines)
+  content = {
+    'version': _VERSION,
+    'settings': dataclasses.asdict(settings),
+    'saes': [dataclasses.asdict(sae) for sae in saes],
+    'items': [dataclasses.asdict(item) for item in drawn.items],
+    'orders': drawn.orders,
+  }
+  seals.write(folder, content, [_ITEMS])
+  whole.write_json(folder / _STUDY, content)
+  _make_private(folder)
   return read(folder)
+
+
+def _make_private(folder):
+  """Lets nobody else in: a study has the key of its blinding, and answers."""
+  with contextlib.suppress(PermissionError):  # it is another user's
+    folder.chmod(0o700)
+    for path in filter(pathlib.Path.is_file, folder.iterdir()):
+      path.chmod(0o600)
 
 
 def _alive(records):

@@ -103,7 +103,7 @@ def of_latents(
       {
         'stratum': stratum,
         'windows': [
-          _window(row, records.texts, largest[latent], shown) for row in chosen
+          _window(row, records.pieces, largest[latent], shown) for row in chosen
         ],
       }
       for stratum, chosen in _choose(list(own), shown.per_stratum, rng)
@@ -142,15 +142,20 @@ def _place(row: Mapping[str, object]) -> tuple[object, object]:
   return row['sequence'], row['position']
 
 
-def _window(row, texts, largest, shown):
-  """Returns a row of examples.parquet as raters see it."""
+def _window(row, pieces, largest, shown):
+  """Returns a row of examples.parquet as raters see it.
+
+  The tokens of one character are shown as one, as active as the most active.
+  """
   at = row['position'] - row['start']
   first = max(0, at - shown.before)
   kept = slice(first, at + 1 + shown.after)
-  pairs = zip(row['tokens'][kept], row['activations'][kept], strict=True)
+  tokens = row['tokens'][kept]
+  texts, groups = pieces(tokens), pieces.groups(tokens)
+  percents = [_percent(a, largest) for a in row['activations'][kept]]
   return {
-    'tokens': [[str(texts[t]), _percent(a, largest)] for t, a in pairs],
-    'at': at - first,
+    'tokens': [[''.join(texts[g]), max(percents[g])] for g in groups],
+    'at': sum(group.stop <= at - first for group in groups),
   }
 
 

@@ -37,6 +37,7 @@ from pyarrow import parquet
 
 from jumprelu_jax import errors
 from jumprelu_jax import seals
+from jumprelu_jax.text import pieces
 
 VERSION = 1
 NAMES = ('tokens', 'latents', 'examples', 'background')
@@ -55,7 +56,14 @@ def _pairs(key, value_name, value):
 
 #: Columns by the name of a file.
 SCHEMAS = {
-  'tokens': pa.schema([('token', _INT), ('text', pa.string())]),
+  'tokens': pa.schema(
+    [
+      ('token', _INT),
+      ('text', pa.string()),
+      # Of a token that is not whole characters; null where it is `text`.
+      ('bytes', pa.binary()),
+    ]
+  ),
   'latents': pa.schema(
     [
       ('latent', _INT),
@@ -166,10 +174,20 @@ class Records:
     return parquet.read_table(self._path('background'))
 
   @functools.cached_property
-  def texts(self) -> np.ndarray:
-    """The text of each token [V], strings."""
+  def pieces(self) -> pieces.Pieces:
+    """The text of each token; called with a window's tokens, its pieces."""
     table = parquet.read_table(self._path('tokens'))
-    return table['text'].to_numpy(zero_copy_only=False)
+    texts_V = table['text'].to_numpy(zero_copy_only=False)
+    cut = {}
+    if 'bytes' in table.column_names:  # not in those of earlier versions
+      parts = table['bytes'].to_pylist()
+      cut = {i: part for i, part in enumerate(parts) if part is not None}
+    return pieces.Pieces(texts_V, cut)
+
+  @property
+  def texts(self) -> np.ndarray:
+    """The text of each token alone [V], strings."""
+    return self.pieces.texts_V
 
   def _path(self, name):
     return self.folder / f'{name}.parquet'
@@ -192,18 +210,21 @@ def read(folder: str | os.PathLike) -> Records:
     found = json.loads(path.read_bytes())
     version = found['version']
     if version == VERSION:
-      _check_seal(folder, found)
+      seals.check(
+        folder,
+        'Make the records again with experiments.records, in another folder.',
+        about=found,
+      )
       found['edges'] = tuple(found['edges'])
       return Records(folder, Source(**found))
-  except (ValueError, KeyError, TypeError) as error:
-    raise errors.InputError(f'{path} is damaged: {error}.') from error
+  except errors.InputError:
+    raise
+  except (ValueError, KeyError, TypeError, RecursionError) as error:
+    raise errors.InputError(
+      f'{path} is damaged: {error}. Make the records again with '
+      'experiments.records, in another folder.'
+    ) from error
   raise errors.InputError(
     f'{path} is of version {version}; expected {VERSION}. Make the records '
     'again with experiments.records.'
   )
-
-
-def _check_seal(folder, found):
-  """Raises ValueError if a file is not what was sealed."""
-  if (folder / seals.NAME).exists() and seals.read(folder) != found:
-    raise seals.BrokenSealError('it is not what was sealed')

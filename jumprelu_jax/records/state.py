@@ -126,12 +126,22 @@ class State:
       np.savez(file, done=np.int64(done), **arrays)
 
   def restore(self, path: str | os.PathLike) -> int:
-    """Reads what `save` wrote, of alike settings; returns sequences done."""
-    with np.load(pathlib.Path(path), allow_pickle=False) as file:
-      for name, part in self._parts().items():
-        mine = [key for key in file.files if key.startswith(f'{name}.')]
-        part.restore({key.partition('.')[2]: file[key] for key in mine})
-      return int(file['done'])
+    """Reads what `save` wrote, of alike settings; returns sequences done.
+
+    Raises:
+      errors.InputError: it is damaged.
+    """
+    try:
+      # A checksum of each array is part of the format.
+      with np.load(pathlib.Path(path), allow_pickle=False) as file:
+        for name, part in self._parts().items():
+          part.restore({key: file[f'{name}.{key}'] for key in part.arrays()})
+        return int(file['done'])
+    except errors.OF_DAMAGED_ARRAYS as error:
+      raise errors.InputError(
+        f'{path} is damaged ({type(error).__name__}: {error}); remove it and '
+        'give the same command again: the pass starts over.'
+      ) from error
 
   def _parts(self):
     return {k: part for k, part in vars(self).items() if k != 'settings'}

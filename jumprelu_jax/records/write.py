@@ -21,6 +21,7 @@ from jumprelu_jax.records import columns
 from jumprelu_jax.records import counts
 from jumprelu_jax.records import schema
 from jumprelu_jax.records import state as state_lib
+from jumprelu_jax.text import pieces as pieces_lib
 
 # A reader of one latent's examples reads those of as many.
 _LATENTS_PER_GROUP = 256
@@ -35,7 +36,7 @@ def write(
   W_dec_ME: jax.Array,
   target: sites.Site,
   tokens_NL: np.ndarray,
-  texts: list[str],
+  pieces: pieces_lib.Pieces,
 ) -> None:
   """Writes a folder of records; records.json, which makes it whole, last.
 
@@ -47,11 +48,13 @@ def write(
     W_dec_ME: the SAE's decoder.
     target: what it predicts.
     tokens_NL: the text.
-    texts: of each token of the vocabulary.
+    pieces: the text of each token of the vocabulary.
   """
   folder, M = pathlib.Path(folder), len(W_dec_ME)
   state.settle()
-  tokens = [np.arange(len(texts), dtype=np.int32), texts]
+  V = len(pieces.texts_V)
+  cut = [pieces.cut.get(token) for token in range(V)]
+  tokens = [np.arange(V, dtype=np.int32), pieces.texts_V, cut]
   _write(folder, 'tokens', [tokens])
   _write(folder, 'latents', [columns.latents(state, model, W_dec_ME, target)])
   blocks = np.split(

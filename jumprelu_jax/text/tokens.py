@@ -80,25 +80,6 @@ def encode(
   yield from _encode_batch(batch, tokenizer)
 
 
-def texts_of(tokenizer: tokenizers.Tokenizer, vocab_size: int) -> list[str]:
-  """Returns the text of every token as it is inside a text.
-
-  Many tokenizers drop the space of what comes first; so each token is decoded
-  behind another one, whose own text is then taken off.
-  """
-  first = tokenizer.encode('a', add_special_tokens=False).ids[-1:]
-
-  def decode(before):
-    rows = [[*before, token] for token in range(vocab_size)]
-    return tokenizer.decode_batch(rows, skip_special_tokens=False)
-
-  taken = tokenizer.decode(first, skip_special_tokens=False)
-  return [
-    text[len(taken) :] if text.startswith(taken) else alone
-    for text, alone in zip(decode(first), decode([]), strict=True)
-  ]
-
-
 def chat_renderer(model_folder: str | os.PathLike) -> ChatTemplate | None:
   """Returns a model's chat template as a function; None if it has none.
 

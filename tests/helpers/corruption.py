@@ -81,6 +81,26 @@ def check(name, kind):
   assert told, name
 
 
+def count_flips(kind, rng):
+  """Flips one bit at a time; returns how often it was told, or did no harm.
+
+  A flip that changes what is read, without an error, fails.
+  """
+  content, expected = kind.path.read_bytes(), kind.read()
+  told = 0
+  for _ in range(kind.times):
+    _replace(kind.path, flipped(content, rng))
+    try:
+      assert kind.read() == expected, f'{kind.path}: a flip goes unnoticed'
+    except errors.InputError:
+      told += 1
+    except RedoneError:
+      pass
+    finally:
+      _replace(kind.path, content)
+  return told, kind.times - told
+
+
 def _replace(path, content):
   aside = path.with_name(path.name + '.aside')
   aside.write_bytes(content)

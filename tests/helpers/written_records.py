@@ -48,7 +48,8 @@ def write(
     folder: a new one.
     tokens_NL: the text, packed.
     activations_MNL: of every latent at every token; 0 where it is silent.
-    texts: of every token; by default ' t0', ' t1', …
+    texts: of every token, bytes where it is not whole characters; by default
+      ' t0', ' t1', …
     window: tokens in a window, around the position that it is an example of.
     top: examples of the largest activations.
     per_stratum: examples of each quantile.
@@ -63,7 +64,7 @@ def write(
   if texts is None:
     texts = [f' t{i}' for i in range(tokens_NL.max() + 1)]
   rows = {
-    'tokens': [{'token': i, 'text': text} for i, text in enumerate(texts)],
+    'tokens': [_token(i, text) for i, text in enumerate(texts)],
     'latents': [_latent(i, f_NL) for i, f_NL in enumerate(activations_MNL)],
     'examples': [
       row
@@ -86,6 +87,13 @@ def write(
   about = dataclasses.replace(SOURCE, **known | source)
   records_files.write(folder, rows, about)
   return schema.read(folder)
+
+
+def _token(token, text):
+  if isinstance(text, str):
+    return {'token': token, 'text': text}
+  shown = ''.join(f'⟨{b:02X}⟩' if b > 127 else chr(b) for b in text)
+  return {'token': token, 'text': shown, 'bytes': text}
 
 
 def _latent(latent, f_NL):

@@ -76,6 +76,8 @@
       made.style.setProperty('--strength', (0.18 + 0.77 * share).toFixed(3));
       made.dataset.value = jr.format(value);
     }
+    // Of a character in several tokens, the last shows it.
+    if (text === '') made.classList.add('part');
     made.dataset.text = text;
     if (isDrawn) made.classList.add('drawn');
     return made;
@@ -164,7 +166,9 @@
       tip.hidden = true;
       return;
     }
-    tip.textContent = `${jr.visible(target.dataset.text)}  ${target.dataset.value || '0'}`;
+    const text = target.dataset.text;
+    const shown = text === '' ? 'part of the next character' : jr.visible(text);
+    tip.textContent = `${shown}  ${target.dataset.value || '0'}`;
     tip.hidden = false;
     const box = target.getBoundingClientRect();
     const left = Math.min(box.left, innerWidth - tip.offsetWidth - 8);
