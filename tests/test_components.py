@@ -181,6 +181,17 @@ def test_l0_controller_keeps_the_penalty_near_the_error(
   np.testing.assert_allclose(ratio * penalty, bound * 4, rtol=1e-5)
 
 
+@pytest.mark.parametrize('penalty', [1e-4, 1e4])
+def test_l0_controller_at_its_target_stays(objective, penalty):
+  # The penalty is far from the squared error, but a bound may not move lambda
+  # where L0 asks for no change.
+  component = components.l0_controller(objective)
+  state = {'integral': jnp.float32(0.3), 'error': jnp.float32(0.0)}
+  step = seen(component, np.ones((2, 4)), squared_error=4.0, penalty=penalty)
+  after = component.after(state, step)
+  assert after == {'integral': jnp.float32(0.3), 'error': 0}
+
+
 def test_l0_controller_lowers_lambda_while_nothing_fires(objective):
   component = components.l0_controller(objective)
   state = component.init(8)

@@ -33,6 +33,12 @@ def test_kernel_has_unit_mass_and_is_centred(name):
   np.testing.assert_allclose(mean, 0, atol=1e-6)
 
 
+@pytest.mark.parametrize('edge', [-1, 1])
+def test_rectangle_is_open(edge):
+  u = jnp.float32([0.4999, 0.5, 0.5001])
+  np.testing.assert_array_equal(kernels.rectangle(edge * u), [1, 0, 0])
+
+
 @pytest.mark.parametrize('name', DEVIATIONS)
 def test_kernel_has_its_width(name):
   _, _, variance = moments(kernels.KERNELS[name])

@@ -55,6 +55,7 @@ def test_support_is_the_mask(capacity, latents):
   assert (np.diff(counts_B) <= 0).all()  # the fullest first
   np.testing.assert_array_equal(support.count_B, counts_B)
   assert bool(support.fits) == (most <= capacity)
+  assert support.index_KB.shape == (min(capacity, latents), len(mask_BM))
   for row, index_K in zip(mask_BM[order_B], support.index_KB.T, strict=True):
     (want,) = np.nonzero(row)
     count = min(len(want), capacity)
