@@ -296,7 +296,7 @@ def prepare(run: config_lib.RunConfig) -> Inputs:
   tokenizer = huggingface.load_tokenizer(folder)
   architecture = _with_token_ids(architecture, run.text, folder)
   for source in (*harvest_sources(run.text), *heldout_sources(run.text)):
-    sources.read(source)  # raises if there is none
+    sources.check(source)
   return Inputs(
     run,
     folder,

@@ -242,18 +242,85 @@ def test_unusable_text_fails_when_it_is_opened(tmp_path, data, match):
 
 
 @pytest.mark.parametrize(
-    ('data', 'match'),
-    [
-        (b'{"text": "a"}\n{"body": "b"}\n', "nothing in column 'text' of a"),
-        (b'{"text": "a"}\n{"text": "b', 'cannot be read as its name says'),
-    ],
-    ids=['row_lacks_text', 'cut'],
-)  # fmt: skip
+  ('data', 'match'),
+  [
+    (b'{"text": "a"}\n{"text": "b', 'cannot be read as its name says'),
+    (b'{"text": ["a"]}\n', 'a list of str in column'),
+  ],
+  ids=['cut', 'strings'],
+)
 def test_unusable_later_row_is_one_clear_error(tmp_path, data, match):
   path = tmp_path / 'a.jsonl'
   path.write_bytes(data)
   with pytest.raises(errors.InputError, match=match):
     read(path)
+
+
+def write_with_holes(path, column):
+  """Rows of which three have nothing, and one lacks the column."""
+  good = {'text': 'a', 'ids': [1], 'chat': CHAT}[column]
+  empty = {'text': ' \n', 'ids': [], 'chat': []}[column]
+  values = [None, good, None, good, empty]
+  if path.suffix == '.jsonl':
+    lines = [{column: value, 'n': 1} for value in values] + [{'n': 2}]
+    write_jsonl(path, lines)
+  else:
+    table = pyarrow.Table.from_pylist([{column: v} for v in [*values, None]])
+    parquet.write_table(table, path)
+  return [good, good]
+
+
+@pytest.mark.parametrize('ending', ['jsonl', 'parquet'], ids=str)
+@pytest.mark.parametrize('column', OF_COLUMN, ids=str)
+def test_rows_without_text_are_left_out_and_counted(
+  tmp_path, capsys, ending, column
+):
+  path = tmp_path / f'a.{ending}'
+  want = write_with_holes(path, column)
+  capsys.readouterr()
+  assert read(path, column=column) == want
+  assert capsys.readouterr().err == (
+    f"text {path}: 4 of 6 rows have nothing in column '{column}' and are left "
+    'out\n'
+  )
+
+
+def test_rows_without_text_are_said_once(tmp_path, capsys):
+  path = tmp_path / 'a.jsonl'
+  write_with_holes(path, 'text')
+  sources.check(sources.Source(str(path)))
+  assert capsys.readouterr().err == ''
+  documents = sources.read(sources.Source(str(path)))
+  assert list(itertools.islice(documents, 1)) == ['a']
+  del documents
+  assert '1 of 2 rows have nothing' in capsys.readouterr().err
+
+
+def test_column_of_nothing_has_no_text(tmp_path):
+  path = write_jsonl(tmp_path / 'a.jsonl', [{'text': None}] * 3)
+  with pytest.raises(errors.InputError, match='no text; give one with docu'):
+    read(path)
+
+
+@pytest.mark.parametrize('ending', COMPRESS, ids=str)
+def test_long_text_file_comes_in_parts(tmp_path, monkeypatch, ending):
+  monkeypatch.setattr(sources, '_CHARACTERS', 7)
+  text = 'naïve café ☕\r\nand\n\nmore ' * 9
+  path = tmp_path / f'a.txt{ending}'
+  path.write_bytes(COMPRESS[ending](text.encode()))
+  (document,) = read(path)
+  parts = list(document)
+  assert max(map(len, parts)) == 7
+  assert ''.join(parts) == text.replace('\r\n', '\n')
+
+
+def test_long_text_file_is_not_read_further_than_asked_for(tmp_path):
+  path = tmp_path / 'a.txt'
+  path.write_bytes(b'a' * (1 << 22) + b'\xff')
+  (document,) = read(path)
+  assert next(document) == 'a' * (1 << 18)
+  with pytest.raises(errors.InputError, match='cannot be read as its name say'):
+    list(document)
 
 
 @pytest.mark.parametrize('ending', ['.gz', '.xz', '.bz2'], ids=str)

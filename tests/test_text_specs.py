@@ -100,13 +100,13 @@ def test_hub_dataset_is_streamed_with_its_options(hub):
   (source,) = sources.parse(spec)
   assert list(sources.read(source)) == [[7, 8, 9], [0]]
   options = {'name': 'en', 'split': 'test', 'revision': 'v1'}
-  assert hub.calls == [(('o/n',), {**options, 'streaming': True})]
+  assert hub.calls == [(('hf://datasets/o/n',), {**options, 'streaming': True})]
 
 
 def test_hub_dataset_without_options_takes_its_defaults(hub):
   assert read('hf://datasets/o/n') == ['A cat.', 'naïve']
   options = {'name': None, 'split': 'train', 'revision': None}
-  assert hub.calls == [(('o/n',), {**options, 'streaming': True})]
+  assert hub.calls == [(('hf://datasets/o/n',), {**options, 'streaming': True})]
 
 
 def test_hub_dataset_is_not_read_further_than_asked_for(hub):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import glob
+import importlib
 import importlib.util
 import os
+from typing import TextIO
 
 from jumprelu_jax import errors
 
@@ -18,7 +20,13 @@ _FORMATS = {
 }
 # The other formats are read by seeking, and are compressed inside.
 _MAY_BE_COMPRESSED = ('json', 'text')
-_COMPRESSIONS = ('.gz', '.xz', '.bz2', '.zst')
+# What a compressed file's name ends in → the module whose `open` reads it.
+_COMPRESSIONS = {
+  '.gz': 'gzip',
+  '.xz': 'lzma',
+  '.bz2': 'bz2',
+  '.zst': 'zstandard',
+}
 
 
 def find(path: str) -> tuple[str, list[str]]:
@@ -45,6 +53,15 @@ def find(path: str) -> tuple[str, list[str]]:
       f'text {path} is compressed by Zstandard; pip install zstandard.'
     )
   return format_name, found
+
+
+def open_text(file: str) -> TextIO:
+  """Opens a file of plain text, decompressed by its suffix; UTF-8."""
+  suffix = os.path.splitext(file.lower())[1]
+  if suffix not in _COMPRESSIONS:
+    return open(file, encoding='utf-8')
+  module = importlib.import_module(_COMPRESSIONS[suffix])
+  return module.open(file, 'rt', encoding='utf-8')
 
 
 def _files(path):

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from collections.abc import Iterator
+import itertools
 
 import numpy as np
 
 from jumprelu_jax import errors
 
+#: A document's token ids, in one piece or in several that follow each other.
+Document = np.ndarray | Iterator[np.ndarray]
+
 
 def pack(
-  documents: Iterable[np.ndarray], length: int, *, bos_id: int, pad_id: int
+  documents: Iterable[Document], length: int, *, bos_id: int, pad_id: int
 ) -> Iterator[np.ndarray]:
   """Returns rows full of documents laid end to end, separated by BOS.
 
@@ -37,7 +41,7 @@ def pack(
 
 
 def one_per_row(
-  documents: Iterable[np.ndarray], length: int, *, bos_id: int, pad_id: int
+  documents: Iterable[Document], length: int, *, bos_id: int, pad_id: int
 ) -> Iterator[np.ndarray]:
   """Returns one row for each document: BOS and its first length - 1 tokens.
 
@@ -46,8 +50,8 @@ def one_per_row(
   """
   _check_length(length)
   return (
-    _row(body[: length - 1], length, bos_id, pad_id)
-    for body in _bodies(documents, bos_id)
+    _row(_beginning(pieces, length - 1), length, bos_id, pad_id)
+    for pieces in _bodies(documents, bos_id)
   )
 
 
@@ -76,24 +80,48 @@ def pad_rows(tokens_BL: np.ndarray, rows: int, pad_id: int) -> np.ndarray:
 
 def _pack(bodies, length, bos_id, pad_id):
   pending = np.empty(0, np.int32)
-  for body in bodies:
+  for pieces in bodies:
     separator = [bos_id] if len(pending) else []
-    pending = np.concatenate([pending, separator, body]).astype(np.int32)
-    while len(pending) >= length - 1:
-      yield _row(pending[: length - 1], length, bos_id, pad_id)
-      pending = pending[length - 1 :]
+    for piece in pieces:
+      pending = np.concatenate([pending, separator, piece]).astype(np.int32)
+      separator = []
+      while len(pending) >= length - 1:
+        yield _row(pending[: length - 1], length, bos_id, pad_id)
+        pending = pending[length - 1 :]
   if len(pending):
     yield _row(pending, length, bos_id, pad_id)
 
 
 def _bodies(documents, bos_id):
-  """Yields the documents that have tokens, without a BOS before them."""
+  """Yields the pieces of documents with tokens, without a BOS before them."""
   for document in documents:
+    is_cut = isinstance(document, Iterator)
+    pieces = _without_bos(document if is_cut else [document], bos_id)
+    first = next(pieces, None)
+    if first is not None:
+      yield itertools.chain([first], pieces)
+
+
+def _without_bos(pieces, bos_id):
+  """Yields the pieces of a document that have tokens."""
+  is_start = True
+  for piece in pieces:
     # Chat templates and columns of token ids often have one.
-    starts_with_bos = len(document) > 0 and document[0] == bos_id
-    body = document[1:] if starts_with_bos else document
-    if len(body):
-      yield body
+    if is_start and len(piece):
+      is_start = False
+      piece = piece[1:] if piece[0] == bos_id else piece
+    if len(piece):
+      yield piece
+
+
+def _beginning(pieces, count):
+  """Returns at most the first tokens of a document; asks for no more."""
+  found = np.empty(0, np.int32)
+  for piece in pieces:
+    found = np.concatenate([found, piece])[:count]
+    if len(found) == count:
+      break
+  return found
 
 
 def _row(body, length, bos_id, pad_id):

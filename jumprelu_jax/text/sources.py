@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from collections.abc import Iterator
+import contextlib
 import dataclasses
 import glob
 import itertools
@@ -19,20 +20,19 @@ from typing import Any
 import urllib.parse
 
 from jumprelu_jax import errors
+from jumprelu_jax import progress
 from jumprelu_jax.text import files
 
 Message = dict[str, Any]  # 'role', 'content' and whatever a template may read
-Document = str | list[int] | list[Message]
+#: A long text comes in parts that follow each other.
+Document = str | Iterator[str] | list[int] | list[Message]
 
 _HUB = 'hf://datasets/'
 _OPTIONS = ('column', 'weight', 'split', 'name', 'revision')
-_READER_OPTIONS = {
-  # Without this, `datasets` rewrites rows that look like traces of agents.
-  'json': {'parse_agent_traces': False},
-  # A file is a document: lines and blank lines mean nothing across books, code
-  # and articles, and cutting at them would put a BOS there.
-  'text': {'sample_by': 'document'},
-}
+# Without this, `datasets` rewrites rows that look like traces of agents.
+_READER_OPTIONS = {'json': {'parse_agent_traces': False}}
+# Characters of a text file that are read at once; a longer one comes in parts.
+_CHARACTERS = 1 << 18
 _KINDS = (
   "a string, a list of token ids, or a list of messages with 'role' and "
   "'content'"
@@ -114,7 +114,8 @@ def read(source: Source) -> Iterator[Document]:
   A document is text, a list of token ids, or a list of messages (a
   conversation); the type of the column's value tells which. The first document
   is read by this call, so that a source that cannot be used fails here and not
-  after hours; the others are read as they are asked for.
+  after hours; the others are read as they are asked for. Rows whose text is
+  null or blank are left out, which one line says at the end.
 
   Local files are told by suffix: `.jsonl` or `.json` (one object a line, or one
   list of objects), `.txt` (a file is one document, in the column 'text'), each
@@ -126,13 +127,21 @@ def read(source: Source) -> Iterator[Document]:
       text; a row's value is of no such type. Later rows raise when reached.
   """
   documents = _documents(source)
+  return itertools.chain([_first(documents, source)], documents)
+
+
+def check(source: Source) -> None:
+  """Raises what `read` raises, by reading the first document."""
+  _first(_documents(source, says_left_out=False), source)
+
+
+def _first(documents, source):
   try:
-    first = next(documents)
+    return next(documents)
   except StopIteration:
     raise errors.InputError(
       f'text {source.path} has no text; give one with documents.'
     ) from None
-  return itertools.chain([first], documents)
 
 
 def _parse_one(part, spec):
@@ -166,21 +175,42 @@ def _number(value):
     ) from None
 
 
-def _documents(source):
-  for row in _rows(source):
-    value = row.get(source.column)
-    if isinstance(value, str):
-      if value.strip():
+def _documents(source, says_left_out=True):
+  seen = left_out = 0
+  try:
+    for row in _rows(source):
+      seen += 1
+      value = row.get(source.column)
+      if (value is None and source.column in row) or _is_empty(value):
+        left_out += 1
+      elif _is_document(value):
         yield value
-    elif _is_tokens(value) or _is_conversation(value):
-      if value:
-        yield value
-    else:
-      raise errors.InputError(
-        f'text {source.path} has {_type_name(value)} in column '
-        f'{source.column!r} of a row with the columns {sorted(row)}; expected '
-        f'{_KINDS}: choose the column with ?column=NAME.'
+      else:
+        raise errors.InputError(
+          f'text {source.path} has {_type_name(value)} in column '
+          f'{source.column!r} of a row with the columns {sorted(row)}; '
+          f'expected {_KINDS}: choose the column with ?column=NAME.'
+        )
+  finally:
+    # Also where no more documents are asked for.
+    if left_out and says_left_out:
+      progress.say(
+        f'text {source.path}: {left_out:,} of {seen:,} rows have nothing in '
+        f'column {source.column!r} and are left out'
       )
+
+
+def _is_empty(value):
+  """True for a blank text, and for a list without anything in it."""
+  return not value.strip() if isinstance(value, str) else value == []
+
+
+def _is_document(value):
+  return (
+    isinstance(value, str | Iterator)
+    or _is_tokens(value)
+    or _is_conversation(value)
+  )
 
 
 def _is_tokens(value):
@@ -209,6 +239,13 @@ def _type_name(value):
 
 
 def _rows(source) -> Iterator[dict[str, Any]]:
+  with _reading(source):
+    yield from _hub_rows(source) if source.hub_id else _local_rows(source)
+
+
+@contextlib.contextmanager
+def _reading(source):
+  """Raises InputError for whatever is raised while a source is read."""
   what = 'from the Hugging Face hub' if source.hub_id else 'as its name says'
   remedy = (
     'check the id, the options name, split and revision, and the network'
@@ -216,7 +253,7 @@ def _rows(source) -> Iterator[dict[str, Any]]:
     else 'give it anew, or with the suffix of its format'
   )
   try:
-    yield from _hub_rows(source) if source.hub_id else _local_rows(source)
+    yield
   except errors.InputError:
     raise
   # `datasets` and what is below it raise whatever comes, StopIteration too.
@@ -231,7 +268,7 @@ def _hub_rows(source) -> Iterable[dict[str, Any]]:
   import datasets  # 1.3 s to import; only those who read text pay for it
 
   return datasets.load_dataset(
-    source.hub_id,
+    f'{_HUB}{source.hub_id}',  # else a local folder of that name is read
     name=source.name or None,
     split=source.split,
     revision=source.revision or None,
@@ -253,6 +290,8 @@ def _local_rows(source) -> Iterable[dict[str, Any]]:
     return saved.with_format(None)  # it may have been saved as torch tensors
   _check_no_split(source)
   format_name, paths = files.find(source.path)
+  if format_name == 'text':
+    return _text_rows(source, paths)
   return datasets.load_dataset(
     format_name,
     # A name with brackets is a name, not a pattern: patterns are resolved.
@@ -261,6 +300,25 @@ def _local_rows(source) -> Iterable[dict[str, Any]]:
     streaming=True,
     **_READER_OPTIONS.get(format_name, {}),
   )
+
+
+def _text_rows(source, paths):
+  """Yields a row for each file, of any length.
+
+  A file is a document: lines and blank lines mean nothing across books, code
+  and articles, and cutting at them would put a BOS there.
+  """
+  for path in paths:
+    parts = _parts(source, path)
+    start = list(itertools.islice(parts, 2))
+    is_long = len(start) > 1
+    yield {'text': itertools.chain(start, parts) if is_long else ''.join(start)}
+
+
+def _parts(source, path):
+  with _reading(source), files.open_text(path) as file:
+    while part := file.read(_CHARACTERS):
+      yield part
 
 
 def _is_saved_dataset(path):

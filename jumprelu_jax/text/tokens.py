@@ -20,6 +20,8 @@ import numpy as np
 import tokenizers
 
 from jumprelu_jax import errors
+from jumprelu_jax.text import long_text
+from jumprelu_jax.text import packing
 from jumprelu_jax.text import sources
 
 T = TypeVar('T')
@@ -36,47 +38,57 @@ _LOCAL = {
   '+': 'Fri Jul 26 00:00:00 UTC 2024',
 }  # fmt: skip
 
-# A document is encoded in a batch of this many: enough to keep the tokenizer's
-# threads busy, little enough that memory does not grow with the corpus.
+# A document is encoded in a batch of this many, or of as many characters:
+# enough to keep the tokenizer's threads busy, little enough that memory does
+# not grow with the corpus.
 _DOCUMENTS_PER_BATCH = 64
+_CHARACTERS_PER_BATCH = 1 << 19
 
 
 def encode(
   documents: Iterable[sources.Document],
   tokenizer: tokenizers.Tokenizer,
   chat_template: ChatTemplate | None = None,
-) -> Iterator[np.ndarray]:
+) -> Iterator[packing.Document]:
   """Yields each document's token ids (int32), in order.
 
   No special token is added; those that a text, a chat template or a list of
-  token ids has itself stay.
+  token ids has itself stay. Those of a long text come in pieces, which are
+  encoded as they are asked for: before the next document is.
 
   Args:
-    documents: text is encoded; token ids pass through; conversations are
-      rendered as text and encoded.
+    documents: text is encoded, whole or in parts; token ids pass through;
+      conversations are rendered as text and encoded.
     tokenizer: the language model's.
     chat_template: renders a conversation, as `chat_renderer` gives it; None
       where the model has none.
 
   Raises:
     errors.InputError: a token id is not in the tokenizer's vocabulary; there is
-      a conversation but no chat template.
+      a conversation but no chat template; a text cannot be encoded.
   """
   vocab_size = None
-  batch = []
+  batch, size = [], 0
   for document in documents:
-    if isinstance(document, str):
+    is_list = isinstance(document, list)
+    if is_list and isinstance(document[0], dict):
+      document, is_list = _render(document, chat_template), False
+    is_text = isinstance(document, str)
+    if is_text and len(document) <= long_text.WINDOW:
       batch.append(document)
-    elif isinstance(document[0], dict):
-      batch.append(_render(document, chat_template))
+      size += len(document)
+    elif not is_list:
+      yield from _encode_batch(batch, tokenizer)
+      batch, size = [], 0
+      yield long_text.encode([document] if is_text else document, tokenizer)
     else:
       if vocab_size is None:
         # Not get_vocab_size(): that is too few where ids have gaps.
         vocab_size = 1 + max(tokenizer.get_vocab().values())
       batch.append(_checked_ids(document, vocab_size))
-    if len(batch) == _DOCUMENTS_PER_BATCH:
+    if len(batch) == _DOCUMENTS_PER_BATCH or size >= _CHARACTERS_PER_BATCH:
       yield from _encode_batch(batch, tokenizer)
-      batch = []
+      batch, size = [], 0
   yield from _encode_batch(batch, tokenizer)
 
 
@@ -196,7 +208,7 @@ def _mix(streams, weights, seed):
 
 def _encode_batch(batch, tokenizer):
   texts = [document for document in batch if isinstance(document, str)]
-  encodings = iter(tokenizer.encode_batch(texts, add_special_tokens=False))
+  encodings = iter(long_text.encode_batch(texts, tokenizer))
   for document in batch:
     if isinstance(document, str):
       yield np.asarray(next(encodings).ids, np.int32)
