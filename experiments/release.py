@@ -59,7 +59,7 @@ def metrics_of(folder):
   return {
     name: f'{value:.4g}' if isinstance(value, float) else value
     for name in _METRICS
-    if (value := found.get(name)) is not None
+    if isinstance(value := found.get(name), int | float)
   }
 
 

@@ -14,6 +14,7 @@ from jumprelu_jax.exchange import details as details_lib
 from jumprelu_jax.exchange import torch_zip
 from jumprelu_jax.exchange import untrusted
 from jumprelu_jax.exchange import weights
+from jumprelu_jax.lm import hf_raw
 from jumprelu_jax.sae import released
 
 WEIGHTS, CONFIG = 'ae.pt', 'config.json'
@@ -37,6 +38,17 @@ _SHAPES = {
     'threshold': '', 'group_sizes': 'G',
   },
 }  # fmt: skip
+# Of a trainer: how it trained, and where.
+_IDLE = frozenset(
+  """
+  trainer_class dict_class layer lm_name submodule_name wandb_name device seed
+  lr steps warmup_steps decay_start auxk_alpha top_k_aux threshold_beta
+  threshold_start_step bandwidth sparsity_penalty sparsity_warmup_steps
+  target_l0 group_fractions group_weights group_sizes l1_penalty resample_steps
+  sparsity_function sparsity_queue_length p_start p_end anneal_start anneal_end
+  n_sparsity_updates initial_sparsity_penalty k
+  """.split()  # noqa: SIM905
+)
 _TRAINED_AS = {
   'JumpReluAutoEncoder': 'jumprelu',
   'AutoEncoder': 'relu',
@@ -58,15 +70,16 @@ def read(
 ) -> tuple[released.Released, details_lib.Details]:
   """Reads a folder; InputError if it is damaged or of a class not known."""
   config = untrusted.read_json(folder / CONFIG)
-  trainer = config.get('trainer')
-  name = trainer.get('dict_class') if isinstance(trainer, dict) else None
+  trainer = untrusted.group(config, 'trainer')
+  name = details_lib.text(trainer.get('dict_class'))
   if name not in _SHAPES:
     raise errors.InputError(
       f'{folder / CONFIG}: dict_class {name!r} is not read; expected one of '
       f'{", ".join(_SHAPES)}.'
     )
   path = folder / WEIGHTS
-  found = weights.take(path, torch_zip.read(path), _SHAPES[name])
+  found = weights.take(path, torch_zip.read, _SHAPES[name])
+  _check_config(folder / CONFIG, config, found)
   return _build(name, found), _details(config, trainer, name)
 
 
@@ -116,6 +129,27 @@ def write(
   whole.write_text(folder / CONFIG, json.dumps(config, indent=2) + '\n')
 
 
+def _check_config(path, config, found):
+  """Raises InputError for keys that say something else than the arrays."""
+  raw = hf_raw.Raw(config, str(path))
+  trainer = raw.within('trainer')
+  raw.refuse_others({'buffer'})
+  sizes = next(
+    found[name].shape[:: -1 if 'encoder' in name else 1]
+    for name in ('W_enc', 'encoder.weight')
+    if name in found
+  )
+  trainer.require('activation_dim', sizes[0])
+  trainer.require('dict_size', sizes[1])
+  if 'k' in found:
+    trainer.require('k', int(found['k']))
+  if 'group_sizes' in found and found['group_sizes'].sum() != sizes[1]:
+    raise errors.InputError(
+      f'{path.parent / WEIGHTS}: group_sizes are not {sizes[1]} latents in all.'
+    )
+  trainer.refuse_others(_IDLE)
+
+
 def _build(name, found):
   """Returns the SAE of checked arrays."""
   if name == 'JumpReluAutoEncoder':
@@ -149,16 +183,15 @@ _BIASES = ('bias', 'b_dec', 'decoder_bias', 'decoder.bias')
 
 
 def _details(config, trainer, name):
-  submodule = str(trainer.get('submodule_name') or '')
+  submodule = details_lib.text(trainer.get('submodule_name'))
   sites = {theirs: ours for ours, theirs in _SUBMODULES.items()}
   kind = submodule.removesuffix(f'_layer_{trainer.get("layer")}')
-  buffer = config.get('buffer') or {}
-  layer = trainer.get('layer')
+  buffer = untrusted.group(config, 'buffer')
   return details_lib.Details(
-    model=str(trainer.get('lm_name') or ''),
+    model=details_lib.text(trainer.get('lm_name')),
     site=sites.get(kind, kind),
-    layer=layer if isinstance(layer, int) else -1,
-    context_length=int(buffer.get('ctx_len') or 0),
+    layer=details_lib.number(trainer.get('layer'), -1),
+    context_length=details_lib.number(buffer.get('ctx_len'), 0),
     trained_as=_TRAINED_AS[name],
     other=config,
   )

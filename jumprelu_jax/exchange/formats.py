@@ -93,6 +93,7 @@ def recognise(path: str | os.PathLike) -> tuple[str, pathlib.Path]:
     # Made again by the command of a run.
     optional=('evaluation.json', 'latents.npz'),
   )
+  _refuse_llama_scope(folder)
   for name, one in FORMATS.items():
     if one.recognises(folder):
       return name, folder
@@ -102,6 +103,18 @@ def recognise(path: str | os.PathLike) -> tuple[str, pathlib.Path]:
     f'{", ".join(there[:8]) or "nothing"}; expected a folder of one of '
     f'{", ".join(FORMATS)}.'
   )
+
+
+def _refuse_llama_scope(folder):
+  """Names the layout of Llama Scope's first release, which is not read."""
+  for root in (folder, folder.parent):
+    if (root / 'hyperparams.json').is_file():
+      raise errors.InputError(
+        f"{root} has the layout of Llama Scope's first release "
+        '(hyperparams.json and checkpoints/final.safetensors), which is not '
+        'read; expected the present one (config.json and '
+        f'{llamascopium.WEIGHTS}), or an SAE that SAELens has saved.'
+      )
 
 
 def load(path: str | os.PathLike) -> Loaded:

@@ -20,6 +20,7 @@ from jumprelu_jax import whole
 from jumprelu_jax.exchange import details as details_lib
 from jumprelu_jax.exchange import untrusted
 from jumprelu_jax.exchange import weights
+from jumprelu_jax.lm import hf_raw
 from jumprelu_jax.sae import released
 
 NPZ, SAFETENSORS, CONFIG = 'params.npz', 'params.safetensors', 'config.json'
@@ -30,6 +31,10 @@ _SECOND = {
   'w_enc': 'W_enc', 'w_dec': 'W_dec', 'b_enc': 'b_enc', 'b_dec': 'b_dec',
   'threshold': 'threshold', 'affine_skip_connection': 'W_skip',
 }  # fmt: skip
+# Of the second's config.json: where it belongs, and how sparse it is.
+_IDLE = (
+  'model_name', 'hf_hook_point_in', 'hf_hook_point_out', 'l0', 'width', 'layer',
+)  # fmt: skip
 _SITES = {
   'res': 'resid_post', 'mlp': 'mlp_out', 'att': 'attn_z', 'resid_post':
   'resid_post', 'mlp_out': 'mlp_out', 'attn_out': 'attn_z',
@@ -48,14 +53,15 @@ def read_npz(
 ) -> tuple[released.SAE, details_lib.Details]:
   """Reads a folder with params.npz; InputError if it is not whole."""
   path = folder / NPZ
-  arrays = {
-    re.sub(r'^w_', 'W_', name): array
-    for name, array in untrusted.read_npz(path).items()
-  }
-  scale = arrays.pop('scaling_factor', None)
-  found = weights.take(path, arrays, _SHAPES)
-  rule = found.pop('threshold')
-  if scale is not None:  # of what is decoded: one number, or one a latent
+  found = weights.take(
+    path,
+    untrusted.read_npz,
+    {**_SHAPES, 'scaling_factor': '*'},
+    optional=('scaling_factor',),
+    rename=lambda name: re.sub(r'^w_', 'W_', name),
+  )
+  rule, scale = found.pop('threshold'), found.pop('scaling_factor', None)
+  if scale is not None:  # of what is decoded: one number, or one per latent
     found['W_dec'] = np.reshape(scale, (-1, 1)) * found['W_dec']
   return weights.build(**found, rule=rule), _details_of_path(folder)
 
@@ -79,13 +85,19 @@ def read_safetensors(
 ) -> tuple[released.SAE, details_lib.Details]:
   """Reads a folder with params.safetensors, and config.json if it is there."""
   path = folder / SAFETENSORS
-  arrays = {
-    _SECOND.get(name, name): array
-    for name, array in untrusted.read_safetensors(path).items()
-  }
-  found = weights.take(path, arrays, {**_SHAPES, 'W_skip': 'DE'}, ('W_skip',))
+  found = weights.take(
+    path,
+    untrusted.read_safetensors,
+    {**_SHAPES, 'W_skip': 'DE'},
+    optional=('W_skip',),
+    rename=lambda name: _SECOND.get(name, name),
+  )
   rule = found.pop('threshold')
-  return weights.build(**found, rule=rule), _details_of_config(folder)
+  config = {}
+  if (folder / CONFIG).is_file():
+    config = untrusted.read_json(folder / CONFIG)
+    _check_config(folder / CONFIG, config, 'W_skip' in found)
+  return weights.build(**found, rule=rule), _details_of_config(config)
 
 
 def write_safetensors(
@@ -128,8 +140,8 @@ def _details_of_path(folder):
   """Returns what the folders' names say."""
   path = folder.resolve().as_posix()
   kind = re.search(r'gemma-scope-(\w+)-(pt|it)-(res|mlp|att|transcoders)', path)
-  layer = re.search(r'/layer_(\d+)(/|$)', path)
-  l0 = re.search(r'/average_l0_(\d+)', path)
+  layer = re.search(r'/layer_(\d{1,9})(/|$)', path)
+  l0 = re.search(r'/average_l0_(\d{1,9})', path)
   model = ''
   if kind:
     tuned = '-it' if kind[2] == 'it' else ''
@@ -147,23 +159,28 @@ def _details_of_path(folder):
   )
 
 
-def _details_of_config(folder):
+def _check_config(path, config, has_skip):
+  """Raises InputError for keys that say something else than the arrays."""
+  raw = hf_raw.Raw(config, str(path))
+  raw.require('architecture', 'jump_relu')
+  raw.require('affine_connection', has_skip)
+  raw.refuse_others(_IDLE)
+
+
+def _details_of_config(config):
   """Returns what config.json says; without one, nothing."""
-  if not (folder / CONFIG).is_file():
-    return details_lib.Details(trained_as='jumprelu')
-  config = untrusted.read_json(folder / CONFIG)
   site, layer = _site_of(config.get('hf_hook_point_in'))
   target, target_layer = _site_of(config.get('hf_hook_point_out'))
   is_transcoder = bool(target) and (target, target_layer) != (site, layer)
   l0 = config.get('l0')
   return details_lib.Details(
-    model=str(config.get('model_name') or ''),
+    model=details_lib.text(config.get('model_name')),
     site=site,
     layer=layer,
     target_site=target if is_transcoder else '',
     target_layer=target_layer if is_transcoder else -1,
     trained_as='jumprelu',
-    l0=float(l0) if isinstance(l0, int | float) else None,
+    l0=details_lib.positive(l0),
     other=config,
   )
 
@@ -172,7 +189,9 @@ def _site_of(place):
   """Returns (site, layer) of Hugging Face's name of a place."""
   place = place if isinstance(place, str) else ''
   for site, pattern in _PLACES.items():
-    match = re.fullmatch(re.escape(pattern).replace(r'\{\}', r'(\d+)'), place)
+    match = re.fullmatch(
+      re.escape(pattern).replace(r'\{\}', r'(\d{1,9})'), place
+    )
     if match:
       return site, int(match[1])
   return details_lib.site_of(place)

@@ -30,8 +30,8 @@ _HUB_ID = re.compile(rf'{_PART}(/{_PART})+')
 _CARD = """---
 library_name: jumprelu_jax
 tags: [sparse-autoencoder, interpretability]
-{% if details.model and not details.model.startswith('/') -%}
-base_model: {{ details.model }}
+{% if base_model -%}
+base_model: {{ base_model }}
 {% endif -%}
 ---
 
@@ -146,6 +146,10 @@ def write_release(
   num_latents = sae.W_enc.shape[1]
   name = folder_of(details, num_latents, details.l0)
   folder = pathlib.Path(root) / name
+  if not folder.resolve().is_relative_to(pathlib.Path(root).resolve()):
+    raise errors.InputError(
+      f'{folder} is outside of {root}; give another folder.'
+    )
   formats.save(sae, details, folder, format_name)
   has_figure = figure is not None and figure.is_file()
   if has_figure:
@@ -154,6 +158,8 @@ def write_release(
   card = jinja2.Environment(autoescape=False).from_string(_CARD)  # Markdown
   text = card.render(
     details=details,
+    # Others are folders of this machine.
+    base_model=details.model if _HUB_ID.fullmatch(details.model) else '',
     place=place,
     num_latents=num_latents,
     d_in=sae.W_enc.shape[0],

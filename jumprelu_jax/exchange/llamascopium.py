@@ -12,6 +12,7 @@ from jumprelu_jax import errors
 from jumprelu_jax.exchange import details as details_lib
 from jumprelu_jax.exchange import untrusted
 from jumprelu_jax.exchange import weights
+from jumprelu_jax.lm import hf_raw
 from jumprelu_jax.sae import released
 
 WEIGHTS, CONFIG = 'sae_weights.safetensors', 'config.json'
@@ -19,6 +20,21 @@ _MAPS = {'W_E': 'DM', 'b_E': 'M', 'W_D': 'MD', 'b_D': 'D'}
 _THRESHOLD = 'activation_function.log_jumprelu_threshold'
 _NORM = 'dataset_average_activation_norm.'
 _ACTIVATIONS = ('relu', 'jumprelu', 'topk')
+# What its class of configs has for keys that are absent.
+_DEFAULTS = {
+  'use_decoder_bias': True,
+  'act_fn': 'relu',
+  'norm_activation': 'dataset-wise',
+  'sparsity_include_decoder_norm': True,
+  'top_k': 50,
+  'use_glu_encoder': False,
+}
+# Of training, and of how products are computed.
+_IDLE = (
+  'sae_type', 'use_triton_kernel', 'sparsity_threshold_for_triton_spmm_kernel',
+  'jumprelu_threshold_window', 'device', 'dtype', 'hook_point_in',
+  'hook_point_out',
+)  # fmt: skip
 
 
 def read(
@@ -31,13 +47,14 @@ def read(
       ReLU, thresholds, or k, on activations as they are or divided by one
       number.
   """
-  config, path = untrusted.read_json(folder / CONFIG), folder / WEIGHTS
-  activation = config.get('act_fn', 'relu')
-  norm = config.get('norm_activation', 'dataset-wise')
+  path, config = folder / WEIGHTS, untrusted.read_json(folder / CONFIG)
+  raw = hf_raw.Raw(config, str(folder / CONFIG), _DEFAULTS)
+  activation = raw.get('act_fn', str)
+  norm = raw.get('norm_activation', str)
   for what, is_known in (
     (f'sae_type {config.get("sae_type")!r}', config.get('sae_type') == 'sae'),
     (f'act_fn {activation!r}', activation in _ACTIVATIONS),
-    ('use_glu_encoder', not config.get('use_glu_encoder')),
+    ('use_glu_encoder', not raw.get('use_glu_encoder', bool)),
     (f'norm_activation {norm!r}', norm in ('inference', 'dataset-wise')),
   ):
     if not is_known:
@@ -46,15 +63,38 @@ def read(
         f'{", ".join(_ACTIVATIONS)} and norm_activation inference or '
         'dataset-wise.'
       )
-  arrays = untrusted.read_safetensors(path)
-  norms = {k: arrays.pop(k) for k in list(arrays) if k.startswith(_NORM)}
   shapes = dict(_MAPS)
   if activation == 'jumprelu':
     shapes[_THRESHOLD] = 'M'
-  optional = () if config.get('use_decoder_bias', True) else ('b_D',)
-  found = weights.take(path, arrays, shapes, optional)
-  found = _normalised(config, norm, norms, found)
-  return _build(config, activation, found), _details(config, activation)
+  if not raw.get('use_decoder_bias', bool):
+    del shapes['b_D']
+  norms = {}
+
+  def read_all(path, check):
+    def check_all(headers):
+      # Mean norms are of any hook.
+      norms.update(dict.fromkeys(n for n in headers if n.startswith(_NORM)))
+      shapes.update(dict.fromkeys(norms, ''))
+      check(headers)
+
+    return untrusted.read_safetensors(path, check_all)
+
+  found = weights.take(path, read_all, shapes)
+  norms = {name: found.pop(name) for name in norms}
+  D, M = found['W_E'].shape
+  raw.require('d_model', D)
+  factor = raw.get('expansion_factor', float, M / D)
+  if int(D * factor) != M:
+    raise errors.InputError(
+      f'{folder / CONFIG}: expansion_factor={factor} of {D} are not the {M} '
+      'latents of the weights.'
+    )
+  by_norm = raw.get('sparsity_include_decoder_norm', bool)
+  k = raw.get('top_k', int)
+  raw.refuse_others(_IDLE)
+  factors = _factors(config, norm, norms, D)
+  sae = _build(activation, by_norm, k, found, *factors)
+  return sae, _details(config, activation)
 
 
 def write(
@@ -75,7 +115,7 @@ def write(
   config = {
     'sae_type': 'sae',
     'd_model': D,
-    'expansion_factor': M / D,
+    'expansion_factor': _ratio(M, D),
     'use_decoder_bias': True,
     'act_fn': 'topk' if has_k else 'jumprelu',
     'norm_activation': 'inference',
@@ -100,55 +140,63 @@ def write(
   weights.write_safetensors(folder, WEIGHTS, tensors, CONFIG, config)
 
 
-def _normalised(config, norm, norms, found):
-  """Returns the arrays for raw activations; folds a dataset's mean norm."""
+def _ratio(M, D):
+  """Returns M / D, of which D times it, cut to an integer, is M."""
+  return M / D if int(D * (M / D)) == M else math.nextafter(M / D, math.inf)
+
+
+def _factors(config, norm, norms, D):
+  """Returns what inputs and targets are multiplied by before they are used."""
   if norm == 'inference':
-    return found
+    return 1.0, 1.0
   factors = []
   for end in ('in', 'out'):
     mean = norms.get(f'{_NORM}{config.get(f"hook_point_{end}")}')
-    if mean is None or np.ndim(mean) or not mean > 0:
+    if mean is None or not mean > 0:
       raise errors.InputError(
         f'norm_activation is dataset-wise, but {_NORM}HOOK of '
         f'hook_point_{end} is not a positive number among the weights.'
       )
-    factors.append(math.sqrt(len(found['W_E'])) / float(mean))
-  into, out = factors
-  found['b_E'] = found['b_E'] / into
-  found['W_D'] = found['W_D'] * (into / out)
-  if _THRESHOLD in found:
-    found[_THRESHOLD] = found[_THRESHOLD] - math.log(into)
-  if 'b_D' in found:
-    found['b_D'] = found['b_D'] / out
-  return found
+    factors.append(math.sqrt(D) / float(mean))
+  return factors
 
 
-def _build(config, activation, found):
-  b_D = found.get('b_D', np.zeros(found['W_D'].shape[1], np.float32))
+def _build(activation, by_norm, k, found, into, out):
+  """Returns the SAE of checked arrays, for raw activations.
+
+  It computes z = into x W_E + b_E, f = z where z times the norm of the row of
+  W_D is above the threshold (or among the k largest), and (f W_D + b_D) / out;
+  our f is its f / into. The norm is that of W_D as it is in the file.
+  """
+  W_D = found['W_D'].astype('float64')
+  norm_M = np.linalg.norm(W_D, axis=1) if by_norm else np.ones(len(W_D))
   maps = {
     'W_enc': found['W_E'],
-    'b_enc': found['b_E'],
-    'W_dec': found['W_D'],
-    'b_dec': b_D,
+    'b_enc': (found['b_E'] / into).astype('float32'),
+    'W_dec': (W_D * (into / out)).astype('float32'),
+    'b_dec': np.zeros(W_D.shape[1], 'float32'),
   }
-  rule = 0.0
-  if activation == 'jumprelu':
-    rule = np.exp(found[_THRESHOLD].astype('float64'))
-  norm_M = np.linalg.norm(maps['W_dec'], axis=1)
-  if config.get('sparsity_include_decoder_norm', True):
-    if activation == 'topk':
-      maps = weights.unit_rows(**maps)
-    else:  # the threshold is one of activations times the row's norm
-      rule = rule / np.where(norm_M > 0, norm_M, 1)
+  if 'b_D' in found:
+    maps['b_dec'] = (found['b_D'] / out).astype('float32')
   if activation == 'topk':
-    rule = int(config.get('top_k', 0))
-  return weights.build(**maps, rule=rule)
+    return weights.build(
+      **(weights.unit_rows(**maps) if by_norm else maps), rule=k
+    )
+  theta_M = np.zeros(len(W_D))
+  if activation == 'jumprelu':
+    theta_M = np.exp(found[_THRESHOLD].astype('float64'))
+  with np.errstate(divide='ignore', invalid='ignore'):
+    # A row of zeros is above no threshold.
+    rule_M = np.where(norm_M > 0, theta_M / (norm_M * into), np.inf)
+  return weights.build(**maps, rule=rule_M)
 
 
 def _details(config, activation):
-  site, layer = details_lib.site_of(str(config.get('hook_point_in') or ''))
+  site, layer = details_lib.site_of(
+    details_lib.text(config.get('hook_point_in'))
+  )
   target, target_layer = details_lib.site_of(
-    str(config.get('hook_point_out') or '')
+    details_lib.text(config.get('hook_point_out'))
   )
   is_transcoder = bool(target) and (target, target_layer) != (site, layer)
   return details_lib.Details(

@@ -13,6 +13,7 @@ import pathlib
 
 import numpy as np
 
+from jumprelu_jax import errors
 from jumprelu_jax import whole
 from jumprelu_jax.exchange import details as details_lib
 from jumprelu_jax.exchange import untrusted
@@ -41,7 +42,7 @@ def read(
   """Reads a folder; InputError if it is damaged."""
   path = folder / WEIGHTS
   optional = ('threshold', 'k', 'W_skip')
-  found = weights.take(path, untrusted.read_npz(path), _SHAPES, optional)
+  found = weights.take(path, untrusted.read_npz, _SHAPES, optional)
   threshold, k = found.pop('threshold', None), found.pop('k', None)
   if (threshold is None) == (k is None):
     raise weights.wanted(path, 'either threshold or k')
@@ -68,23 +69,30 @@ def _details(folder):
   if (folder / DETAILS).is_file():
     known = untrusted.read_json(folder / DETAILS)
     names = {field.name for field in dataclasses.fields(details_lib.Details)}
-    return details_lib.Details(**{k: v for k, v in known.items() if k in names})
+    try:
+      return details_lib.Details(
+        **{k: v for k, v in known.items() if k in names}
+      )
+    except errors.InputError as error:
+      raise errors.InputError(f'{folder / DETAILS}: {error}') from error
   run = untrusted.read_json(folder / RUN)
-  lm, metrics = run.get('lm', {}), {}
+  lm, text, sae = (untrusted.group(run, name) for name in ('lm', 'text', 'sae'))
+  metrics = {}
   if (folder / 'evaluation.json').is_file():
     metrics = untrusted.read_json(folder / 'evaluation.json')
-  layer, target = int(lm.get('layer', -1)), str(lm.get('target_site') or '')
-  target_layer = int(lm.get('target_layer', -1))
+  layer = details_lib.number(lm.get('layer'), -1)
+  target = details_lib.text(lm.get('target_site'))
+  target_layer = details_lib.number(lm.get('target_layer'), -1)
   return details_lib.Details(
-    model=str(lm.get('path') or ''),
-    site=str(lm.get('site') or ''),
+    model=details_lib.text(lm.get('path')),
+    site=details_lib.text(lm.get('site')),
     layer=layer,
     target_site=target,
     target_layer=(target_layer if target_layer >= 0 else layer)
     if target
     else -1,
-    context_length=int(run.get('text', {}).get('context_length') or 0),
-    trained_as=str(run.get('sae', {}).get('architecture') or ''),
-    l0=metrics.get('l0'),
+    context_length=details_lib.number(text.get('context_length'), 0),
+    trained_as=details_lib.text(sae.get('architecture')),
+    l0=details_lib.positive(metrics.get('l0')),
     other=run,
   )

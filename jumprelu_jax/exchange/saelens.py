@@ -1,7 +1,7 @@
 """SAELens' folders: cfg.json and sae_weights.safetensors.
 
-Of version 6, and of those before, which have no metadata and subtract b_dec
-unless they say otherwise. What is trained as BatchTopK is there a JumpReLU.
+`saelens_config` reads cfg.json. What is trained as BatchTopK is a JumpReLU
+there.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 
 from jumprelu_jax import errors
 from jumprelu_jax.exchange import details as details_lib
+from jumprelu_jax.exchange import saelens_config
 from jumprelu_jax.exchange import untrusted
 from jumprelu_jax.exchange import weights
 from jumprelu_jax.sae import released
@@ -40,8 +41,8 @@ _SHAPES = {
   'jumprelu_transcoder': _THRESHOLD,
   'jumprelu_skip_transcoder': {**_THRESHOLD, **_SKIP},
 }  # fmt: skip
-# What files of other versions have beside these.
-_OPTIONAL = {'log_threshold': 'M', 'scaling_factor': 'M'}
+# What files of other versions have besides.
+_OLD = {'log_threshold': 'M', 'scaling_factor': '*'}
 
 
 def read(
@@ -51,19 +52,38 @@ def read(
 
   Raises:
     errors.InputError: it is damaged, of an architecture that is not known, or
-      normalises activations token by token, which no folded SAE can.
+      normalises activations token by token, which no folded SAE can; or a key
+      of its config is not known.
   """
   path, config = folder / WEIGHTS, untrusted.read_json(folder / CONFIG)
-  architecture = _architecture_of(folder, config)
-  arrays = untrusted.read_safetensors(path)
-  if 'log_threshold' in arrays and 'threshold' not in arrays:
-    arrays['threshold'] = np.exp(arrays.pop('log_threshold').astype('float64'))
-  scale = arrays.pop('scaling_factor', None)
-  found = weights.take(path, arrays, _SHAPES[architecture])
-  _check_normalisation(folder, config)
-  if scale is not None:
-    found['W_dec'] = np.reshape(scale, (-1, 1)) * found['W_dec']
-  return _build(architecture, config, found), _details(config, architecture)
+  raw = saelens_config.read(config, str(folder / CONFIG))
+  architecture = saelens_config.read_architecture(raw, _SHAPES)
+  k = saelens_config.read_k(raw, architecture == 'topk')
+  saelens_config.check_place(raw)
+  shapes = {**_SHAPES[architecture], **_OLD}
+  optional = {*_OLD, 'threshold'} if 'threshold' in shapes else set(_OLD)
+  found = weights.take(path, untrusted.read_safetensors, shapes, optional)
+  _check_sizes(raw, found, architecture)
+  _unfold_old(raw, found, architecture)
+  is_transcoder = 'transcoder' in architecture
+  subtracts = raw.get('apply_b_dec_to_input', bool) and not is_transcoder
+  if is_transcoder:  # as SAELens refuses it
+    raw.require('apply_b_dec_to_input', False)
+  by_norm = raw.get('rescale_acts_by_decoder_norm', bool)
+  places = saelens_config.read_places(raw)
+  is_centred = saelens_config.reads_centred(
+    raw, places[0][0], is_transcoder=is_transcoder
+  )
+  saelens_config.refuse_others(raw)
+  sae = _build(
+    architecture,
+    found,
+    k,
+    subtracts=subtracts,
+    by_norm=by_norm and architecture == 'topk',
+    is_centred=is_centred,
+  )
+  return sae, _details(raw, config, architecture, places)
 
 
 def write(
@@ -101,45 +121,64 @@ def write(
   weights.write_safetensors(folder, WEIGHTS, arrays, CONFIG, config)
 
 
-def _architecture_of(folder, config):
-  name = config.get('architecture', 'standard')
-  if config.get('activation_fn_str', config.get('activation_fn')) == 'topk':
-    name = 'topk'  # before version 6
-  if name not in _SHAPES:
+def _check_sizes(raw, found, architecture):
+  """Raises InputError unless the config's sizes are the weights'."""
+  raw.require('d_in', found['W_enc'].shape[0])
+  raw.require('d_sae', found['W_enc'].shape[1])
+  raw.require('d_out', found['W_dec'].shape[1])
+  if 'transcoder' not in architecture and len(set(_outer(found))) > 1:
     raise errors.InputError(
-      f'{folder / CONFIG}: architecture {name!r} is not read; expected one of '
-      f'{", ".join(_SHAPES)}.'
-    )
-  return name
-
-
-def _check_normalisation(folder, config):
-  how = config.get('normalize_activations') or 'none'
-  if how != 'none':
-    raise errors.InputError(
-      f'{folder / CONFIG}: normalize_activations={how!r} is not folded into '
-      'the weights; save it from SAELens with the scale folded (its trainer '
-      'does so at the end), or with none.'
+      f'{raw.where}: a {architecture} SAE has one size of activations; the '
+      f'weights have {_outer(found)}.'
     )
 
 
-def _build(architecture, config, found):
+def _outer(found):
+  return found['W_enc'].shape[0], found['W_dec'].shape[1]
+
+
+def _unfold_old(raw, found, architecture):
+  """Turns what older versions wrote into what today's do."""
+  log = found.pop('log_threshold', None)
+  if 'threshold' in _SHAPES[architecture]:
+    if (log is None) == ('threshold' not in found):
+      raise weights.wanted(raw.where, 'either threshold or log_threshold')
+    if log is not None:
+      found['threshold'] = np.exp(log.astype('float64'))
+  elif log is not None:
+    raise weights.wanted(raw.where, f'no log_threshold of a {architecture} SAE')
+  scale = found.pop('scaling_factor', None)
+  is_used = raw.get('finetuning_scaling_factor', bool)
+  if scale is None or np.allclose(scale, 1):
+    return
+  if not is_used:
+    raise weights.wanted(
+      raw.where, 'finetuning_scaling_factor=true beside scaling_factor'
+    )
+  found['W_dec'] = np.reshape(scale, (-1, 1)) * found['W_dec']
+
+
+def _build(architecture, found, k, *, subtracts, by_norm, is_centred):
   """Returns the SAE of checked arrays."""
-  is_transcoder = 'transcoder' in architecture
-  subtracts = not is_transcoder and config.get('apply_b_dec_to_input', True)
   rule, skip = found.pop('threshold', 0.0), found.pop('W_skip', None)
   if architecture == 'topk':
-    kwargs = config.get('activation_fn_kwargs') or {}  # before version 6
-    rule = int(config.get('k', kwargs.get('k', 0)))
+    rule = k
   if architecture == 'gated':
     gates = [found.pop(name) for name in ('b_gate', 'r_mag', 'b_mag')]
     found['W_enc'], found['b_enc'], rule = weights.gated(found['W_enc'], *gates)
-  if config.get('rescale_acts_by_decoder_norm'):
+  subtracted = found['b_dec'] if subtracts else None
+  if by_norm:
     found = weights.unit_rows(**found)
+  if subtracted is not None:
+    shift = subtracted.astype('float64') @ found['W_enc']
+    found['b_enc'] = found['b_enc'] - shift
+  if is_centred:
+    # (x - mean x) W is x (W - its columns' means).
+    W_enc = found['W_enc'].astype('float64')
+    found['W_enc'] = W_enc - W_enc.mean(axis=0)
   return weights.build(
-    **found,
+    **{name: np.asarray(a, 'float32') for name, a in found.items()},
     rule=rule,
-    subtracts=found['b_dec'] if subtracts else None,
     W_skip=None if skip is None else skip.T,
   )
 
@@ -164,21 +203,20 @@ def _metadata(details):
   return metadata
 
 
-def _details(config, architecture):
-  known = config.get('metadata') or config
-  site, layer = details_lib.site_of(str(known.get('hook_name') or ''))
-  target, target_layer = details_lib.site_of(
-    str(known.get('hook_name_out') or '')
-  )
-  l0 = known.get('l0')
+def _details(raw, config, architecture, places):
+  (site, layer), (target, target_layer) = places
+  if 'transcoder' not in architecture and target == site:
+    target, target_layer = '', -1
+  known = raw.values
+  trained_as = details_lib.text(known.get('training_architecture'))
   return details_lib.Details(
-    model=str(known.get('model_name') or ''),
+    model=details_lib.text(known.get('model_name')),
     site=site,
     layer=layer,
     target_site=target,
     target_layer=target_layer,
-    context_length=int(known.get('context_size') or 0),
-    trained_as=str(known.get('training_architecture') or architecture),
-    l0=float(l0) if isinstance(l0, int | float) else None,
+    context_length=details_lib.number(known.get('context_size'), 0),
+    trained_as=trained_as or architecture,
+    l0=details_lib.positive(known.get('l0')),
     other=config,
   )

@@ -12,43 +12,62 @@ from jumprelu_jax import errors
 from jumprelu_jax.exchange import details as details_lib
 from jumprelu_jax.exchange import untrusted
 from jumprelu_jax.exchange import weights
+from jumprelu_jax.lm import hf_raw
 from jumprelu_jax.sae import released
 
 WEIGHTS, CONFIG = 'sae.safetensors', 'cfg.json'
 _SHAPES = {
   'encoder.weight': 'MD', 'encoder.bias': 'M', 'W_dec': 'MD', 'b_dec': 'D',
-  'W_skip': 'DD',
 }  # fmt: skip
-# Hookpoints are modules: a block's output is the residual stream after it.
-_PLACES = {'resid_post': 'layers.{}', 'mlp_out': 'layers.{}.mlp'}
+# What its class of configs has for keys that are absent.
+_DEFAULTS = {
+  'activation': 'topk', 'expansion_factor': 32, 'num_latents': 0, 'k': 32,
+  'skip_connection': False, 'transcode': False,
+}  # fmt: skip
+# Of training alone.
+_IDLE = ('normalize_decoder', 'multi_topk')
+# Hookpoints are modules, whose outputs they are: of a block the residual stream
+# after it. A transcoder reads the module's input.
+_PLACES = {
+  'resid_post': r'(?:layers|h)\.(\d{1,9})',
+  'mlp_out': r'(?:layers|h)\.(\d{1,9})\.mlp',
+  'attn_out': r'(?:layers|h)\.(\d{1,9})\.(?:self_attn|attention|attn)',
+}
+_INPUTS = {'resid_post': 'resid_pre', 'mlp_out': 'mlp_in', 'attn_out': ''}
 
 
 def read(
   folder: pathlib.Path,
 ) -> tuple[released.TopKSAE, details_lib.Details]:
   """Reads a hookpoint's folder; InputError if damaged, or grouping latents."""
-  config, path = untrusted.read_json(folder / CONFIG), folder / WEIGHTS
-  if config.get('activation', 'topk') != 'topk':
+  path, config = folder / WEIGHTS, untrusted.read_json(folder / CONFIG)
+  raw = hf_raw.Raw(config, str(folder / CONFIG), _DEFAULTS)
+  raw.require('activation', 'topk')
+  raw.require('signed', False)  # of an older version: k by absolute value
+  is_transcoder = raw.get('transcode', bool)
+  shapes = dict(_SHAPES)
+  if raw.get('skip_connection', bool):
+    shapes['W_skip'] = 'DD'
+  found = weights.take(path, untrusted.read_safetensors, shapes)
+  M, D = found['encoder.weight'].shape
+  raw.require('d_in', D)
+  said = raw.get('num_latents', int) or D * raw.get('expansion_factor', int)
+  raw.read.add('expansion_factor')
+  if said != M:
     raise errors.InputError(
-      f'{folder / CONFIG}: activation {config["activation"]!r} is not read; '
-      'expected topk.'
+      f'{folder / CONFIG}: num_latents={config.get("num_latents")} and '
+      f'expansion_factor={config.get("expansion_factor")} say {said} latents; '
+      f'the weights have {M}.'
     )
-  arrays = untrusted.read_safetensors(path)
-  optional = () if config.get('skip_connection') else ('W_skip',)
-  found = weights.take(path, arrays, _SHAPES, optional)
-  is_transcoder = bool(config.get('transcode'))
-  skip = found.get('W_skip')
-  W_enc, b_enc, b_dec = (
+  k = raw.get('k', int)
+  raw.refuse_others(_IDLE)
+  skip, b_dec = found.get('W_skip'), found['b_dec']
+  sae = weights.build(
     found['encoder.weight'].T,
     found['encoder.bias'],
-    found['b_dec'],
-  )
-  sae = weights.build(
-    W_enc,
-    b_enc,
     found['W_dec'],
     b_dec,
-    int(config.get('k', 0)),
+    k,
     subtracts=None if is_transcoder else b_dec,
     W_skip=None if skip is None else skip.T,
   )
@@ -96,12 +115,11 @@ def write(
 def _details(folder, config, is_transcoder):
   site, layer = '', -1
   for name, pattern in _PLACES.items():
-    wanted = re.escape(pattern).replace(r'\{\}', r'(\d+)')
-    match = re.search(rf'(?:^|\.){wanted}$', folder.resolve().name)
+    match = re.search(rf'(?:^|\.){pattern}$', folder.resolve().name)
     if match:
       site, layer = name, int(match[1])
   return details_lib.Details(
-    site='mlp_in' if is_transcoder and site == 'mlp_out' else site,
+    site=_INPUTS.get(site, '') if is_transcoder else site,
     layer=layer,
     target_site=site if is_transcoder else '',
     target_layer=layer if is_transcoder else -1,

@@ -1,17 +1,21 @@
 """PyTorch's files of tensors (`torch.save` of a state dict), without PyTorch.
 
 Such a file is a zip of a pickle and of the tensors' bytes. A pickle is a
-program; this reads those alone that make a dict of tensors: a name that is none
-of the few below ends it, and nothing of the file's choosing is called.
+program; this reads those alone that make a dict of tensors: an instruction or a
+name that is none of those below ends it, and nothing of the file's choosing is
+called. Nothing is read before names, shapes and sizes are known and checked.
 """
 
 from __future__ import annotations
 
 import collections
 from collections.abc import Mapping
+import dataclasses
 import io
+import math
 import os
 import pickle
+import pickletools
 import zipfile
 
 import ml_dtypes
@@ -33,15 +37,69 @@ _DTYPES = {
   'BoolStorage': np.dtype('bool'),
 }
 _STORAGES = {dtype: name for name, dtype in _DTYPES.items()}
-_MOST_PICKLE_BYTES = 2**24
+# Of a state dict of an SAE; real ones have some kilobytes.
+_MOST_PICKLE_BYTES = 2**18
+_MOST_AXES = 8
+# The instructions of pickles that torch.save writes of state dicts.
+_OPCODES = frozenset(
+  {
+    'PROTO', 'FRAME', 'STOP', 'MARK', 'EMPTY_DICT', 'EMPTY_LIST', 'EMPTY_TUPLE',
+    'TUPLE', 'TUPLE1', 'TUPLE2', 'TUPLE3', 'BINUNICODE', 'SHORT_BINUNICODE',
+    'BININT', 'BININT1', 'BININT2', 'LONG1', 'BINFLOAT', 'NEWTRUE', 'NEWFALSE',
+    'NONE', 'GLOBAL', 'STACK_GLOBAL', 'REDUCE', 'BUILD', 'BINPERSID', 'SETITEM',
+    'SETITEMS', 'APPEND', 'APPENDS', 'BINPUT', 'LONG_BINPUT', 'MEMOIZE',
+    'BINGET', 'LONG_BINGET',
+  }
+)  # fmt: skip
 
 
-def read(path: str | os.PathLike) -> untrusted.Arrays:
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Storage:
+  """Bytes of a file that tensors lie in: the entry, and what it holds."""
+
+  entry: str
+  dtype: np.dtype
+  count: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Tensor:
+  """Where a tensor lies; nothing is read before all of them are known."""
+
+  storage: _Storage
+  offset: int
+  shape: tuple[int, ...]
+  stride: tuple[int, ...]
+
+  @property
+  def size(self) -> int:
+    return math.prod(self.shape)
+
+  def view(self, flat: np.ndarray) -> np.ndarray:
+    """Returns the tensor, of its storage's numbers."""
+    if not self.size:
+      return np.empty(self.shape, flat.dtype)
+    view = np.lib.stride_tricks.as_strided(
+      flat[self.offset :],
+      self.shape,
+      [step * flat.itemsize for step in self.stride],
+      writeable=False,
+    )
+    return np.ascontiguousarray(view).reshape(self.shape)
+
+
+def read(
+  path: str | os.PathLike, check: untrusted.Check = untrusted.any_arrays
+) -> untrusted.Arrays:
   """Returns the tensors of a state dict by name.
+
+  Args:
+    path: of the file.
+    check: is called with names, shapes and dtypes before any tensor is read.
 
   Raises:
     errors.InputError: the file is missing, damaged, or holds more than tensors
-      in a dict.
+      in a dict; or `check` raises it.
   """
   what = 'a file that torch.save has written of tensors in a dict'
   with untrusted.naming(path, what), zipfile.ZipFile(path) as archive:
@@ -53,10 +111,46 @@ def read(path: str | os.PathLike) -> untrusted.Arrays:
       raise ValueError('its data.pkl is too large')
     root = programs[0].partition('/')[0]
     order = f'{root}/byteorder'
-    if order in infos and archive.read(order) != b'little':
+    if order in infos and archive.open(order).read(8) != b'little':
       raise ValueError('its numbers are big-endian')
-    unpickler = _Unpickler(archive, infos, root, archive.read(programs[0]))
-    return _checked(unpickler.load())
+    program = archive.read(programs[0])
+    _check_program(program)
+    tensors = _checked(_Unpickler(infos, root, program).load())
+    check(
+      {
+        name: untrusted.Header(t.shape, str(t.storage.dtype))
+        for name, t in tensors.items()
+      }
+    )
+    return _read_tensors(archive, tensors)
+
+
+def _check_program(program):
+  """Raises ValueError for instructions that no state dict needs.
+
+  One of them could take any amount of memory: an index of the memo alone.
+  """
+  for opcode, argument, _ in pickletools.genops(program):
+    if opcode.name not in _OPCODES:
+      raise ValueError(f'its pickle has the instruction {opcode.name}')
+    if opcode.name.endswith('BINPUT') and argument > len(program):
+      raise ValueError(f'its pickle has a memo of {argument:,} entries')
+
+
+def _read_tensors(archive, tensors):
+  """Reads each storage once; ValueError if tensors are more than they hold."""
+  storages = {t.storage.entry: t.storage for t in tensors.values()}
+  there = sum(s.count * s.dtype.itemsize for s in storages.values())
+  wanted = sum(t.size * t.storage.dtype.itemsize for t in tensors.values())
+  if wanted > there:
+    raise ValueError(f'tensors of {wanted:,} bytes share {there:,}')
+  found = {}
+  for entry, storage in storages.items():
+    flat = np.frombuffer(archive.read(entry), storage.dtype)
+    for name, tensor in tensors.items():
+      if tensor.storage.entry == entry:
+        found[name] = tensor.view(flat)
+  return {name: found[name] for name in tensors}
 
 
 def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
@@ -72,65 +166,75 @@ def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def _checked(value):
-  """Returns a dict of arrays, or of what has one; ValueError if it is none."""
+  """Returns a dict of tensors; ValueError if it is none."""
   if not isinstance(value, dict):
     raise ValueError(f'it holds a {type(value).__name__}')
-  for name, array in value.items():
-    if not isinstance(name, str) or not isinstance(array, np.ndarray):
-      raise ValueError(f'{name!r} is no tensor')
+  for name, tensor in value.items():
+    if not isinstance(name, str):
+      raise ValueError(f'a name in it is a {type(name).__name__}')
+    if not isinstance(tensor, _Tensor):
+      raise ValueError(f'{name[:80]!r} is no tensor')
+  storages = {}
+  for tensor in value.values():
+    storage = storages.setdefault(tensor.storage.entry, tensor.storage)
+    if storage != tensor.storage:
+      raise ValueError(f'{storage.entry} is there with two dtypes')
   return dict(value)
 
 
 class _Unpickler(pickle.Unpickler):
-  """Makes arrays where PyTorch would make tensors; knows no other names."""
+  """Notes where PyTorch would make tensors; knows no other names."""
 
-  def __init__(self, archive, infos, root, program):
+  def __init__(self, infos, root, program):
     super().__init__(io.BytesIO(program))
-    self._archive, self._infos, self._root = archive, infos, root
+    self._infos, self._root = infos, root
 
   def find_class(self, module, name):
     if (module, name) == ('collections', 'OrderedDict'):
       return collections.OrderedDict
     if module == 'torch._utils' and name == '_rebuild_tensor_v2':
-      return _array
+      return _tensor_at
     if module == 'torch._utils' and name == '_rebuild_parameter':
       return _parameter
     if module == 'torch' and name in _DTYPES:
       return _DTYPES[name]
-    raise ValueError(f'it calls {module}.{name}')
+    raise ValueError(f'it calls {module[:80]}.{name[:80]}')
 
   def persistent_load(self, pid):
+    if type(pid) is not tuple or len(pid) != 5:
+      raise ValueError('it holds something that is no storage')
     kind, dtype, key, _, count = pid
     if kind != 'storage' or not isinstance(dtype, np.dtype):
-      raise ValueError(f'it holds a {kind!r}')
+      raise ValueError('it holds something that is no storage')
+    if type(key) is not str or type(count) is not int:
+      raise ValueError('it holds a storage without a name or a size')
     name = f'{self._root}/data/{key}'
     size = untrusted.checked_size((count,), dtype)
     if name not in self._infos or self._infos[name].file_size != size:
-      raise ValueError(f'{name} has not the {size:,} bytes that it claims')
-    return np.frombuffer(self._archive.read(name), dtype)
+      raise ValueError(f'{name[:80]} has not the {size:,} bytes that it claims')
+    return _Storage(name, dtype, count)
 
 
-def _array(flat, offset, shape, stride, *_):
-  """Returns a view of a storage; ValueError if it reaches beyond."""
-  untrusted.checked_size(shape, flat.dtype)
-  if len(shape) != len(stride) or offset < 0 or min(stride, default=0) < 0:
+def _tensor_at(storage, offset, shape, stride, *_):
+  """Returns where a tensor lies; ValueError if it reaches beyond."""
+  if type(storage) is not _Storage or type(offset) is not int:
+    raise ValueError('a tensor lies in no storage')
+  for numbers in (shape, stride):
+    if type(numbers) is not tuple or not all(type(n) is int for n in numbers):
+      raise ValueError('a shape or stride that is no tuple of integers')
+  if len(shape) != len(stride) or len(shape) > _MOST_AXES:
+    raise ValueError(f'a tensor of {len(shape)} axes and {len(stride)} strides')
+  untrusted.checked_size(shape, storage.dtype)
+  if offset < 0 or min(stride, default=0) < 0:
     raise ValueError(f'a tensor of shape {shape}, stride {stride}')
+  result = _Tensor(storage, offset, shape, stride)
   steps = zip(shape, stride, strict=True)
-  is_empty = 0 in shape
   last = offset + sum((size - 1) * step for size, step in steps)
-  if not is_empty and last >= len(flat):
+  if result.size and last >= storage.count:
     raise ValueError(f'a tensor of shape {shape} reaches beyond its bytes')
-  if int(np.prod(shape, dtype=object)) > len(flat):
+  if result.size > storage.count:
     raise ValueError(f'a tensor of shape {shape} repeats its bytes')
-  if is_empty:
-    return np.empty(shape, flat.dtype)
-  view = np.lib.stride_tricks.as_strided(
-    flat[offset:],
-    shape,
-    [step * flat.itemsize for step in stride],
-    writeable=False,
-  )
-  return np.ascontiguousarray(view).reshape(shape)
+  return result
 
 
 def _parameter(array, *_):

@@ -8,6 +8,8 @@ file.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from collections.abc import Collection
 from collections.abc import Mapping
 import os
 import pathlib
@@ -28,40 +30,38 @@ Rule = np.ndarray | float | int
 
 def take(
   path: str | os.PathLike,
-  arrays: untrusted.Arrays,
+  read: Callable[[str | os.PathLike, untrusted.Check], untrusted.Arrays],
   shapes: Mapping[str, str],
-  optional: tuple[str, ...] = (),
+  optional: Collection[str] = (),
+  rename: Callable[[str], str] = str,
 ) -> dict[str, np.ndarray]:
   """Returns a file's arrays as float32, if they are those wanted.
 
+  Names and shapes are checked before any array is read.
+
   Args:
-    path: of the file, for the error.
-    arrays: all that it holds.
+    path: of the file.
+    read: a reader of `untrusted`, or `torch_zip.read`.
     shapes: name → letters of its shape, 'DM'; the same letter, the same size.
+      '*' stands for one number or one for each latent.
     optional: names that may be missing.
+    rename: from the names in the file to those of `shapes`.
 
   Raises:
     errors.InputError: one is missing, unknown, of another shape, or not finite
       (a threshold may be infinite: its latent never fires).
   """
-  missing = set(shapes) - set(arrays) - set(optional)
-  unknown = set(arrays) - set(shapes)
-  if missing or unknown:
-    raise errors.InputError(
-      f'{path} holds {", ".join(sorted(arrays)) or "nothing"}; expected '
-      f'{", ".join(shapes)} (optional: {", ".join(optional) or "none"}).'
-    )
-  sizes = {}
-  for name, array in arrays.items():
-    letters = shapes[name]
-    ours = [sizes.setdefault(a, n) for a, n in zip(letters, array.shape)]
-    if len(letters) != array.ndim or ours != list(array.shape):
-      raise errors.InputError(
-        f'{path}: {name} has shape {list(array.shape)}, which does not fit '
-        f'[{", ".join(letters)}] with {sizes}.'
-      )
+
+  def check(headers):
+    renamed = {rename(name): header.shape for name, header in headers.items()}
+    if len(renamed) < len(headers):
+      raise wanted(path, f'each of {_listed(renamed)} once')
+    _check_shapes(path, renamed, shapes, optional)
+
+  arrays = read(path, check)
   found = {
-    name: np.asarray(array, np.float32) for name, array in arrays.items()
+    rename(name): np.asarray(array, np.float32)
+    for name, array in arrays.items()
   }
   for name, array in found.items():
     is_good = ~np.isnan(array) if 'threshold' in name else np.isfinite(array)
@@ -71,6 +71,41 @@ def take(
         'finite; expected none.'
       )
   return found
+
+
+def _check_shapes(path, found, shapes, optional):
+  """Raises InputError unless the shapes of a file's arrays are those wanted."""
+  missing = set(shapes) - set(found) - set(optional)
+  unknown = set(found) - set(shapes)
+  if missing or unknown:
+    raise errors.InputError(
+      f'{path} holds {_listed(found)}; expected {", ".join(shapes)} (optional: '
+      f'{", ".join(optional) or "none"}).'
+    )
+  sizes = {}
+  for name, shape in sorted(found.items(), key=lambda item: -len(item[1])):
+    letters = shapes[name]
+    if letters == '*':
+      letters = 'M' if shape else ''
+    fits = len(letters) == len(shape)
+    if fits:
+      ours = [sizes.setdefault(a, n) for a, n in zip(letters, shape)]
+      fits = ours == list(shape)
+    if not fits:
+      raise errors.InputError(
+        f'{path}: {name} has shape {list(shape)}, which does not fit '
+        f'[{", ".join(letters)}] with {sizes}.'
+      )
+  if 0 in sizes.values():
+    raise errors.InputError(
+      f'{path} holds arrays of no size ({sizes}); expected 1 or more.'
+    )
+
+
+def _listed(names):
+  """Returns names from a file for a message, the first of many."""
+  shown = ', '.join(name[:60] for name in sorted(names)[:12]) or 'nothing'
+  return shown if len(names) <= 12 else f'{shown}, …'
 
 
 def build(
@@ -104,6 +139,11 @@ def build(
     for name, a in maps.items()
   }
   if isinstance(rule, int):
+    if not 1 <= rule <= len(b_enc):
+      raise errors.InputError(
+        f'k={rule} of {len(b_enc)} latents is not supported; expected 1 to '
+        f'{len(b_enc)}.'
+      )
     return released.TopKSAE(**maps, k=rule)
   threshold_M = jnp.broadcast_to(jnp.asarray(rule, 'float32'), b_enc.shape)
   return released.SAE(**maps, threshold=threshold_M)

@@ -120,7 +120,10 @@ def _sizes(raw):
   d_model = raw.size('hidden_size')
   num_heads = raw.size('num_attention_heads')
   num_kv_heads = raw.get_or_none('num_key_value_heads', int)
-  head_dim = raw.get_or_none('head_dim', int, d_model // num_heads)
+  # Llama's alone may be null.
+  is_llama = raw.values['model_type'] == 'llama'
+  read = raw.get_or_none if is_llama else raw.get
+  head_dim = read('head_dim', int, d_model // num_heads)
   sizes = {
     'vocab_size': raw.size('vocab_size'),
     'd_model': d_model,
@@ -216,6 +219,8 @@ def _gemma3_text(raw):
       'expected 1 or more.'
     )
   windows = hf_raw.windows(raw, sizes['num_layers'], period)
+  # transformers' class reads this cap and does not apply it.
+  raw.require('attn_logit_softcapping', None)
   values = _gemma(raw, sizes)
   values['optional'] |= _QK_NORMS
   return Architecture(
@@ -230,6 +235,7 @@ def _gemma3_text(raw):
 def _gemma(raw, sizes):
   """Returns what both versions of Gemma share."""
   raw.require('use_bidirectional_attention', False)
+  raw.get('num_key_value_heads', int)  # not null
   _check_heads_divide(raw, sizes['d_model'], sizes['num_heads'])
   return {
     'norm': 'rms_plus_one',

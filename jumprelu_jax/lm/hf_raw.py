@@ -120,8 +120,8 @@ class Raw:
       key = others[0]
       value = repr(self.values[key])
       raise errors.InputError(
-        f'{self.where}: {key}={value[:80]} is not known, and could change what '
-        'the model computes; remove the key if it does not.'
+        f'{self.where}: {key[:80]}={value[:80]} is not known, and could change '
+        'what is computed; remove the key if it does not.'
       )
 
   def _within(self, key, value, least, most):
