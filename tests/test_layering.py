@@ -12,6 +12,7 @@ LAYERS = (
   {
     'errors', 'shapes', 'progress', 'writer', 'embedded', 'kernels', 'whole',
     'hosts', 'preemption', 'lock', 'seals', 'curve', 'products',
+    'seeds',
   },
   {'results', 'finished', 'comparison'},
   {'config', 'config_checks', 'text', 'ops', 'selection', 'metrics', 'sparse'},
