@@ -39,7 +39,7 @@ def test_keys_tell_seeds_apart_that_differ_in_their_upper_half():
     lambda seed, make_run: make_run(train__stream_seed=seed),
     lambda seed, make_run: state.Settings(seed=seed),
     lambda seed, make_run: cases.Choice(seed=seed),
-    lambda seed, make_run: study.Settings(saes=('a', 'b'), seed=seed),
+    lambda seed, make_run: study.Settings(records=('a', 'b'), seed=seed),
     lambda seed, make_run: seeds.check('--seed', seed),
   ],
   ids=['config', 'stream', 'records', 'autointerp', 'study', 'flag'],
