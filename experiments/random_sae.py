@@ -11,7 +11,6 @@ import dataclasses
 import pathlib
 
 from absl import flags
-import jax
 
 from experiments import launch
 from jumprelu_jax import errors
@@ -20,6 +19,7 @@ from jumprelu_jax import progress
 from jumprelu_jax import random_sae
 from jumprelu_jax import run_folder
 from jumprelu_jax import seals
+from jumprelu_jax import seeds
 from jumprelu_jax import whole
 from jumprelu_jax.exchange import formats
 from jumprelu_jax.exchange import hub
@@ -46,6 +46,7 @@ def main():
   l0 = details.l0 if _L0.value is None else _L0.value
   num_latents = _NUM_LATENTS.value or trained.W_enc.shape[1]
   errors.check_least(1, {'--num_latents': num_latents})
+  seeds.check('--seed', _SEED.value)
   if l0 is None:
     raise errors.InputError(
       f'--like={like} has no evaluation.json that says its L0; give --l0.'
@@ -61,7 +62,7 @@ def main():
   limits = run_folder.read_limits(like, run)
   setting = dataclasses.replace(inputs_lib.prepare(run).setting, limits=limits)
   x_ND = random_sae.activations(setting, _POSITIONS.value)
-  sae = random_sae.draw(jax.random.key(_SEED.value), x_ND, num_latents, l0)
+  sae = random_sae.draw(seeds.key(_SEED.value), x_ND, num_latents, l0)
   whole.write_json(out / own.RUN, run_folder.read_json(like / own.RUN))
   run_folder.write_limits(out, limits)
   other = {'like': like.name, 'seed': _SEED.value, 'positions': len(x_ND)}

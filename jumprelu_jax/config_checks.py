@@ -7,6 +7,9 @@ import functools
 import operator
 
 from jumprelu_jax import errors
+from jumprelu_jax import seeds
+from jumprelu_jax import selection
+from jumprelu_jax.text import sequences
 
 DTYPES = ('float32', 'bfloat16')
 # Words by key.
@@ -22,18 +25,20 @@ _CHOICES = {
   'optimizer.decay': ('cosine', 'linear'),
 }
 
+# Counted in 32 bits on a device: steps, and positions of a batch.
+_MOST_COUNTED = 2**31 - 1
 # Ranges by key: (low, high, is_low_included); high is included, None is open.
 _RANGES = {
   'lm.layer': (0, None, True),
   'lm.target_layer': (-1, None, True),
   'text.context_length': (2, None, True),
   'text.bos_id': (-1, None, True),
-  'activations.sequences': (0, None, True),
+  'activations.sequences': (0, sequences.MOST, True),
   'activations.sequences_per_batch': (1, None, True),
   'activations.bucket_rows': (1, None, True),
   'activations.max_norm_multiple': (0, None, True),
   'activations.prefetch_batches': (0, None, True),
-  'sae.num_latents': (1, None, True),
+  'sae.num_latents': (1, selection.MOST_LATENTS, True),
   'sae.k': (1, None, True),
   'sae.capacity': (-1, None, True),
   'sae.initial_threshold': (0, None, False),
@@ -62,11 +67,11 @@ _RANGES = {
   'optimizer.decay_fraction': (0, 1, True),
   'optimizer.max_gradient_norm': (0, None, True),
   'optimizer.threshold_gradient_decay': (0, 0.99999, True),
-  'train.steps': (1, None, True),
-  'train.batch_size': (1, None, True),
+  'train.steps': (1, _MOST_COUNTED, True),
+  'train.batch_size': (1, selection.MOST_ROWS, True),
   'train.steps_per_log': (1, None, True),
   'train.steps_per_checkpoint': (1, None, True),
-  'train.stream_seed': (-1, None, True),
+  'train.stream_seed': (-1, seeds.MOST, True),
   # Of SAEs that are trained together one may have saved a step more.
   'train.checkpoints_kept': (2, None, True),
   'train.max_bad_batches': (0, 2**30, True),
@@ -76,7 +81,7 @@ _RANGES = {
   'mesh.data': (1, None, True),
   'mesh.latent': (1, None, True),
   'mesh.sweep': (1, None, True),
-  'seed': (0, None, True),
+  'seed': (0, seeds.MOST, True),
 }
 
 
@@ -105,6 +110,7 @@ def check(run) -> None:
         f'{", ".join(words)}.'
       )
   _check_activations(run)
+  _check_counts(run)
   _check_sparsity(run)
   _check_train(run)
   _check_mesh(run)
@@ -135,6 +141,22 @@ def _check_activations(run):
       f'config.activations.store={config.store!r} is for stored training; set '
       "mode='stored' or leave the store empty."
     )
+
+
+def _check_counts(run):
+  """Positions of a batch are counted in 32 bits."""
+  for key, config in (
+    ('activations', run.activations),
+    ('evaluation', run.evaluation),
+  ):
+    positions = config.sequences_per_batch * run.text.context_length
+    if positions > _MOST_COUNTED:
+      raise errors.InputError(
+        f'config.{key}.sequences_per_batch={config.sequences_per_batch} of '
+        f'config.text.context_length={run.text.context_length} are '
+        f'{positions:,} positions of a batch; expected at most '
+        f'{_MOST_COUNTED:,}: lower either.'
+      )
 
 
 def _check_sparsity(run):

@@ -21,6 +21,7 @@ from jumprelu_jax import hosts
 from jumprelu_jax import identity
 from jumprelu_jax import monitor
 from jumprelu_jax import progress
+from jumprelu_jax import seeds
 from jumprelu_jax import sharding
 from jumprelu_jax import together
 from jumprelu_jax import train
@@ -178,7 +179,7 @@ class Group:
 
   def _first(self, member, shards):
     """Returns the state from which a member goes on, or begins."""
-    state = self._program.init(jax.random.key(member.run.seed))
+    state = self._program.init(seeds.key(member.run.seed))
     if self.start:
       return member.checkpointer.restore(self.start, state)
     return _with_biases(state, member.run, shards)

@@ -7,6 +7,7 @@ import functools
 import jax
 from jax import numpy as jnp
 from jax.sharding import PartitionSpec as P
+import numpy as np
 
 
 def top_k(
@@ -76,16 +77,41 @@ def _largest_of_shards(pre_BM, k):
   return value_BK, jnp.take_along_axis(found[1], place_BK, axis=1)
 
 
+#: Of a batch, in which latents are counted without 64-bit integers.
+MOST_ROWS, MOST_LATENTS = 2**19, 2**24
+_LOW_BITS = 12
+
+
+def add_up_to(count_B: jax.Array, k: int) -> jax.Array:
+  """Returns whether counts add up to k or more, exactly.
+
+  The sum may be above 2^32: the lower 12 bits of the counts are added up by
+  themselves, and what they carry is added to the sum of the others.
+
+  Args:
+    count_B: int32, from 0 to `MOST_LATENTS`; no more than `MOST_ROWS`.
+    k: not negative.
+  """
+  count_B, low = count_B.astype('uint32'), 2**_LOW_BITS
+  low_sum = jnp.sum(count_B % low, dtype='uint32')
+  high = jnp.sum(count_B // low, dtype='uint32') + low_sum // low
+  wanted_high, wanted_low = map(np.uint32, divmod(k, low))
+  return (high > wanted_high) | (
+    (high == wanted_high) & (low_sum % low >= wanted_low)
+  )
+
+
 def kth_largest(values: jax.Array, k: int) -> jax.Array:
   """The k-th largest of all elements, exactly, without a sort.
 
   Non-negative floats are ordered as their bits are, so the answer is found a
-  bit at a time by counting. Over a mesh each of the 31 rounds adds up one
-  number, where a sort would gather every element.
+  bit at a time by counting. Over a mesh each of the 31 rounds adds up a count
+  for each row, where a sort would gather every element.
 
   Args:
-    values: float32, not negative, of any shape and fewer than 2^31 elements.
-    k: from 1 to the number of elements.
+    values: float32, not negative, [..., M] of no more than `MOST_ROWS` rows and
+      `MOST_LATENTS` columns.
+    k: from 1 to the number of elements, which may be above 2^31.
 
   Returns:
     A scalar of the same dtype, without a gradient.
@@ -94,7 +120,8 @@ def kth_largest(values: jax.Array, k: int) -> jax.Array:
 
   def set_bit(i, found):
     candidate = found | (jnp.int32(1) << (30 - i))
-    return jnp.where(jnp.sum(bits >= candidate) >= k, candidate, found)
+    count_B = jnp.sum(bits >= candidate, axis=-1, dtype='int32')
+    return jnp.where(add_up_to(count_B, k), candidate, found)
 
   found = jax.lax.fori_loop(0, 31, set_bit, jnp.int32(0))
   return jax.lax.bitcast_convert_type(found, 'float32')

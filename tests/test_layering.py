@@ -12,7 +12,7 @@ LAYERS = (
   {
     'errors', 'shapes', 'progress', 'writer', 'embedded', 'kernels', 'whole',
     'hosts', 'preemption', 'lock', 'seals', 'curve', 'json_files',
-    'config_history', 'products',
+    'config_history', 'products', 'seeds',
   },
   {'results', 'finished', 'comparison'},
   {'config', 'config_checks', 'text', 'ops', 'selection', 'metrics', 'sparse'},

@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
+from experiments.records import make
 from jumprelu_jax import config as config_lib
 from jumprelu_jax import errors
 from jumprelu_jax import export
@@ -19,6 +20,9 @@ from jumprelu_jax import sae_folders
 from jumprelu_jax import supply
 from jumprelu_jax import sweeps
 from jumprelu_jax.activations import store as store_lib
+from jumprelu_jax.lm import sites
+from jumprelu_jax.lm import transformer
+from jumprelu_jax.records import state
 
 
 def run_sweep(run, workdir):
@@ -112,6 +116,45 @@ def test_released_sae_takes_raw_activations(finished):
   l0 = float(np.mean(np.sum(sae.encode(raw_BD) > 0, axis=-1)))
   # The held-out text is the harvested one here, so L0 must be nearly the same.
   np.testing.assert_allclose(l0, rows[0]['l0'], rtol=0.05)
+
+
+def test_a_norm_filter_reaches_metrics_and_records(tiny_run, tmp_path, capsys):
+  """What training leaves out is left out of all that is measured."""
+  run = tiny_run.with_values(
+    {'sweep.saes': ['jumprelu/l0/1e-3'], 'activations.max_norm_multiple': 1.02}
+  )
+  (row,) = run_sweep(run, tmp_path / 'sweep')
+  folder = tmp_path / 'sweep' / 'jumprelu_l0_0.001'
+  seal = json.loads((folder / 'seal.json').read_text())
+  assert 'norm_limits.json' in seal['files']
+  written = json.loads((folder / 'norm_limits.json').read_text())
+  assert written.keys() == {'resid_post/1'}
+
+  prepared = inputs.prepare(run)
+  tokens_NL = prepared.heldout_NL  # the harvested text too
+  (x_NLD,) = transformer.tap(
+    prepared.model, tokens_NL, (sites.Site('resid_post', 1),)
+  )
+  norm_NL = np.linalg.norm(np.float64(x_NLD), axis=-1)
+  is_text_NL = tokens_NL > 2
+  store = store_lib.Store(tmp_path / 'sweep' / 'activations' / 'resid_post_1')
+  assert 0.1 < store.outlier_rate < 0.9
+  median = np.median(norm_NL[is_text_NL])
+  np.testing.assert_allclose(written['resid_post/1'], 1.02 * median, rtol=0.02)
+  kept = np.sum(is_text_NL & (norm_NL <= written['resid_post/1']))
+  assert row['positions'] == kept
+  assert row == evaluated(folder, run_folder.load_run(folder))
+  request = make.Request(
+    str(folder), tokens=tokens_NL.size, settings=state.Settings(width=6)
+  )
+  make.make(request, tmp_path / 'records')
+  records = json.loads((tmp_path / 'records' / 'source.json').read_text())
+  assert records['positions'] == kept
+
+  (folder / 'norm_limits.json').unlink()
+  everything = evaluated(folder, run_folder.load_run(folder))
+  assert everything['positions'] == is_text_NL.sum()
+  assert 'norm_limits.json is missing' in capsys.readouterr().err
 
 
 def test_finished_work_is_not_done_again(finished, sweep, monkeypatch):

@@ -69,6 +69,36 @@ def test_kth_largest_equals_a_sort(name):
     assert np.asarray(got).view('int32') == descending[k - 1].view('int32'), k
 
 
+@pytest.mark.parametrize(
+  ('rows', 'count'),
+  [
+    (4096, 2**20),  # 2^32 elements of a batch
+    (2048, 2**20),  # 2^31
+    (2047, 2**20 + 511),
+    (selection.MOST_ROWS, selection.MOST_LATENTS),  # 2^43
+    (2**19, 4095),  # all of it in the lower bits
+    (7, 3),
+    (1, 0),
+  ],
+)
+def test_counts_add_up_beyond_32_bits(rows, count):
+  count_B, total = jnp.full(rows, count, 'int32'), rows * count
+  add_up_to = jax.jit(selection.add_up_to, static_argnums=1)
+  for k in (max(total - 1, 0), total, total + 1, total + 2**31, total + 2**32):
+    assert bool(add_up_to(count_B, k)) == (total >= k), k
+  for k in (total // 2, total - 2**31, total - 2**32):
+    assert bool(add_up_to(count_B, max(k, 0)))
+
+
+def test_unequal_counts_add_up():
+  rng = np.random.default_rng(0)
+  count_B = rng.integers(0, 2**24, 5000).astype('int32')
+  total = int(count_B.sum(dtype='int64'))
+  assert total > 2**35
+  assert bool(selection.add_up_to(jnp.asarray(count_B), total))
+  assert not bool(selection.add_up_to(jnp.asarray(count_B), total + 1))
+
+
 def test_kth_largest_has_no_gradient():
   values = jnp.asarray(np.abs(random_pre()))
   got = jax.grad(lambda values: selection.kth_largest(values, 7))(values)
@@ -141,3 +171,6 @@ def test_kth_largest_of_a_mesh_gathers_nothing():
   assert 'all-reduce' in program
   assert 'all-gather' not in program
   assert 'all-to-all' not in program
+  found = list(programs.collectives(program))
+  # Counts of a device's 16 rows at most, never the rows.
+  assert sum(c.num_bytes for c in found) <= 31 * (16 + 2) * 4

@@ -255,3 +255,11 @@ def test_l0_is_settled_by_hand(last_l0s, expected):
 def test_short_or_missing_curves_are_not_settled():
   assert not loop.l0_is_settled([], 100)
   assert not loop.l0_is_settled([{'step': 100, 'l0': 0.0}], 100)
+
+
+@pytest.mark.parametrize(
+  ('l0', 'expected'), [(0.0, False), (0.4, False), (0.6, True)]
+)
+def test_an_l0_of_hardly_a_latent_is_not_settled(l0, expected):
+  curve = [{'step': step, 'l0': l0} for step in range(10, 1001, 10)]
+  assert loop.l0_is_settled(curve, 1000) is expected

@@ -25,6 +25,7 @@ import tokenizers
 
 from jumprelu_jax import checkpoint
 from jumprelu_jax import embedded
+from jumprelu_jax import seeds
 from jumprelu_jax.lm import gemma2
 from jumprelu_jax.lm import huggingface
 from jumprelu_jax.lm import loss as lm_loss
@@ -248,12 +249,13 @@ all held-out ones, to evaluate on.
 
 def main(argv):
   del argv
+  seeds.check('--seed', _SEED.value)
   workdir = pathlib.Path(_WORKDIR.value)
   workdir.mkdir(parents=True, exist_ok=True)
   tokenizer, tokens_NL = prepare(workdir)
   print(f'{tokens_NL.size:,} training tokens', flush=True)
   tx = make_optimizer(_STEPS.value)
-  model = transformer.init(ARCHITECTURE, jax.random.key(_SEED.value))
+  model = transformer.init(ARCHITECTURE, seeds.key(_SEED.value))
   state = State(model, tx.init(model))
   checkpointer = checkpoint.Checkpointer(workdir / 'checkpoints')
   start = max(checkpointer.steps(), default=0)

@@ -16,6 +16,7 @@ import tokenizers
 from jumprelu_jax import embedded
 from jumprelu_jax import errors
 from jumprelu_jax import products
+from jumprelu_jax import seeds
 from jumprelu_jax.api import sae as sae_lib
 from jumprelu_jax.lm import generation
 from jumprelu_jax.lm import huggingface
@@ -176,6 +177,7 @@ class LM:
     hooks = {}
     if where is not None:
       hooks = {_site(where): lambda x_BLD: fn(x_BLD).astype(x_BLD.dtype)}
+    seeds.check('seed', seed)
     (tokens_L,) = self.tokens(text)
     longest = self.model.architecture.max_positions
     if len(tokens_L) + count > longest:
@@ -189,7 +191,7 @@ class LM:
       count,
       hooks,
       temperature=temperature,
-      key=jax.random.key(seed),
+      key=seeds.key(seed),
     )
     return self.text(np.asarray(added))
 

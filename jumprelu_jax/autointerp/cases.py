@@ -8,6 +8,7 @@ import dataclasses
 import numpy as np
 
 from jumprelu_jax import errors
+from jumprelu_jax import seeds
 from jumprelu_jax.autointerp import background as background_lib
 from jumprelu_jax.autointerp import windows as windows_lib
 from jumprelu_jax.autointerp.windows import Window
@@ -39,6 +40,7 @@ class Choice:
   def __post_init__(self):
     errors.check_least(1, {'min_windows': self.min_windows})
     errors.check_least(0, vars(self))
+    seeds.check('seed', self.seed)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

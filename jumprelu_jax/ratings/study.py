@@ -27,6 +27,7 @@ import numpy as np
 from jumprelu_jax import errors
 from jumprelu_jax import identity
 from jumprelu_jax import seals
+from jumprelu_jax import seeds
 from jumprelu_jax import whole
 from jumprelu_jax.ratings import design
 from jumprelu_jax.ratings import windows
@@ -84,8 +85,8 @@ class Settings:
       _refuse('overlap', self.overlap, 'a share from 0 to 1')
     if any(not 0 < l0 < math.inf for l0 in self.l0):
       _refuse('l0', self.l0, 'positive numbers')
-    if self.seed < 0:
-      _refuse('seed', self.seed, 'at least 0')
+    if not 0 <= self.seed <= seeds.MOST:
+      _refuse('seed', self.seed, f'from 0 to {seeds.MOST}')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pyarrow as pa
 
+from jumprelu_jax import errors
 from jumprelu_jax.lm import sites
 from jumprelu_jax.lm import transformer
 from jumprelu_jax.records import counts
@@ -22,6 +23,8 @@ from jumprelu_jax.records import state as state_lib
 
 # Of each list: tokens, promoted, suppressed, similar, together.
 _LISTED = 10
+# Of a column's lists together: their bounds are Parquet's 32-bit integers.
+_MOST_ELEMENTS = 2**31 - 1
 
 
 def latents(
@@ -206,4 +209,10 @@ def _lists(rows_NK):
 
 def _bounds(sizes):
   """Returns where lists of some sizes begin and end."""
-  return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
+  bounds = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+  if bounds[-1] > _MOST_ELEMENTS:
+    raise errors.InputError(
+      f'a column of lists has {bounds[-1]:,} elements, expected at most '
+      f'{_MOST_ELEMENTS:,}; ask for fewer windows, or narrower ones.'
+    )
+  return bounds.astype(np.int32)

@@ -15,6 +15,7 @@ import pathlib
 import numpy as np
 
 from jumprelu_jax import errors
+from jumprelu_jax import seeds
 from jumprelu_jax import whole
 from jumprelu_jax.records import counts
 from jumprelu_jax.records import firings as firings_lib
@@ -48,7 +49,7 @@ class Settings:
 
   def __post_init__(self):
     flags = {f'--{name}': value for name, value in vars(self).items()}
-    errors.check_least(0, {'--seed': flags.pop('--seed')})
+    seeds.check('--seed', flags.pop('--seed'))
     errors.check_least(1, flags)
     if self.sampled < self.strata:
       raise errors.InputError(

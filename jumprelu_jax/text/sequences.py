@@ -57,6 +57,10 @@ def write(
     raise
 
 
+#: A row's origin names its sequence in 32 bits.
+MOST = 2**31 - 1
+
+
 def open(path: str | os.PathLike) -> np.ndarray:  # noqa: A001
   """Returns the rows of a file of `write`, mapped read-only: int32 [N, L].
 
@@ -87,6 +91,12 @@ def open(path: str | os.PathLike) -> np.ndarray:  # noqa: A001
       f'file of sequences {path} holds {tokens_NL.dtype} of shape '
       f'{tokens_NL.shape}; expected int32 of rank 2 with rows: give another '
       'file, or remove it and make it anew.'
+    )
+  if len(tokens_NL) > MOST:
+    raise errors.InputError(
+      f'file of sequences {path} holds {len(tokens_NL):,}, expected at most '
+      f'{MOST:,}; set config.activations.sequences, or lengthen '
+      'config.text.context_length.'
     )
   return tokens_NL
 
