@@ -12,6 +12,7 @@ from helpers import rated_records
 import pytest
 
 from experiments.rate import server as server_lib
+from jumprelu_jax import errors
 from jumprelu_jax.ratings import answers
 from jumprelu_jax.ratings import study as study_lib
 
@@ -157,3 +158,10 @@ def test_a_study_that_others_could_read_is_closed(study):
   study_lib.prepare(study.folder, {})
   for path in (study.folder, *study.folder.iterdir()):
     assert not path.stat().st_mode & 0o077
+
+
+@pytest.mark.parametrize('port', [-1, 65_536, 99_999])
+def test_ports_that_are_none(port):
+  """A system would take 99,999 for 34,463."""
+  with pytest.raises(errors.InputError, match=f'--port={port}'):
+    server_lib.listen(None, '127.0.0.1', port)
