@@ -45,7 +45,9 @@ def main():
   trained, details = formats.load(like)
   l0 = details.l0 if _L0.value is None else _L0.value
   num_latents = _NUM_LATENTS.value or trained.W_enc.shape[1]
-  errors.check_least(1, {'--num_latents': num_latents})
+  errors.check_least(
+    1, {'--num_latents': num_latents, '--positions': _POSITIONS.value}
+  )
   seeds.check('--seed', _SEED.value)
   if l0 is None:
     raise errors.InputError(

@@ -40,7 +40,7 @@ def draw(
     errors.InputError: so many latents cannot be told apart on so few rows.
   """
   N, D = x_ND.shape
-  fires = round(N * l0 / num_latents)
+  fires = round(N * l0 / num_latents) if 0 < l0 < num_latents else 0
   if not 0 < fires < N:
     raise errors.InputError(
       f'an L0 of {l0:g} of {num_latents:,} latents is {fires} of {N:,} '

@@ -1,6 +1,7 @@
 """Explain, simulate, detect, fuzz: synthetic latents score as they must."""
 
 import asyncio
+import functools
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import pytest
 
 from jumprelu_jax import preemption
 from jumprelu_jax.autointerp import asking
+from jumprelu_jax.autointerp import background as background_lib
 from jumprelu_jax.autointerp import cache as cache_lib
 from jumprelu_jax.autointerp import cases
 from jumprelu_jax.autointerp import chat
@@ -38,9 +40,23 @@ class Model:
     return requests.Answer(self._answer({'messages': messages}))
 
 
+class Forgetful:
+  """A cache that keeps nothing, and so waits for no disk."""
+
+  def get(self, key):
+    return None
+
+  def put(self, key, request, answer):
+    pass
+
+  def spent(self):
+    return 0, 0, 0
+
+
 def run(records, reader, path, measures=study.MEASURES, choice=CHOICE):
   async def go():
-    ask = asking.Asker(reader, cache_lib.Cache(path))
+    cache = cache_lib.Cache(path) if path else Forgetful()
+    ask = asking.Asker(reader, cache)
     setting = study.Setting(tuple(measures), records.pieces)
     return await study.run(
       cases.load(records, choice), setting, ask, total=1, at_a_time=8
@@ -292,3 +308,66 @@ def test_questions_fit_their_answers(world, tmp_path):
       return found
 
   run(world, Limited(chat_server.honest), tmp_path / 'answers')
+
+
+ORDER = f' t{small_world.PLANTED}'
+DRAWN = cases.Choice(explaining=5, scoring=6, background=4, min_windows=2)
+
+
+def shared_place(records):
+  """A place in a background window to score on, at a token of no latent."""
+  background = background_lib.Background(records.background(), DRAWN.seed)
+  for index in background.scoring:
+    window = background._windows[index]
+    for offset, token in enumerate(window.tokens_L):
+      if token >= 28:
+        return window.sequence, window.start + offset
+  raise AssertionError('no place')
+
+
+def has_order(windows):
+  return any(small_world.PLANTED in window.tokens_L for window in windows)
+
+
+def test_a_text_that_gives_orders_reaches_no_more_than_the_page_says(tmp_path):
+  """A judge who obeys it always, against one who never does."""
+  make = functools.partial(
+    small_world.make, more=20, window=8, background=240, sequences=60
+  )
+  place = shared_place(make(tmp_path / 'before'))
+  records = make(tmp_path / 'records', planted=place)
+  reached = []
+
+  def obedient(body):
+    answer, kind = chat_server.honest(body), chat_server.task(body)
+    if ORDER not in chat_server.question(body):
+      return answer
+    told = re.search(r'the token (t\d+)', chat_server.question(body))
+    reached.append((kind, told and told[1]))
+    return answer.replace(': 0', ': 1') if told else 'Active on the token t0.'
+
+  honest, spoiled = (
+    run(records, Model(judge), None, choice=DRAWN)
+    for judge in (chat_server.honest, obedient)
+  )
+  found = {case.latent: case for case in cases.load(records, DRAWN)}
+  own, shared = set(), set()
+  for latent, case in found.items():
+    fires = [window for window in case.scoring if window.fires]
+    shown = [*case.scoring, *case.silent[: len(fires)]]
+    if has_order(case.explaining):
+      own.add(latent)
+    elif has_order(shown):
+      shared.add(latent)
+  # Who has it in no question is scored alike, to the last bit.
+  changed = {m for m in found if honest[m] != spoiled[m]}
+  assert changed <= own | shared
+  assert changed & shared
+  # Who only shares it keeps the explanation, and one request of each kind is
+  # reached.
+  for latent in shared:
+    assert spoiled[latent]['explanation'] == honest[latent]['explanation']
+  pairs = [pair for pair in reached if pair[1] != 't0']
+  assert len(set(pairs)) == len(pairs)
+  # 4 + about 6 of the 120 windows to score on: 10 in 120, of 24 latents 2.
+  assert len(shared) <= 2 + 4 * 1.4

@@ -32,6 +32,12 @@ def test_every_latent_fires_equally_often():
   assert (np.asarray(sae.threshold) > 0).all()
 
 
+@pytest.mark.parametrize('l0', [0, -1, 300, 1e9, float('nan'), float('inf')])
+def test_an_l0_that_is_none_is_refused(l0):
+  with pytest.raises(errors.InputError, match='an L0 of'):
+    random_sae.draw(jax.random.key(0), rows(), 300, l0=l0)
+
+
 def test_directions_are_random_units_and_centred():
   x_ND = rows()
   sae = random_sae.draw(jax.random.key(0), x_ND, 300, l0=30)

@@ -1,6 +1,7 @@
 """The rating server against clients that are slow, greedy or curious."""
 
 import contextlib
+import http.client
 import socket
 import stat
 import threading
@@ -11,6 +12,7 @@ from helpers import rated_records
 import pytest
 
 from experiments.rate import server as server_lib
+from jumprelu_jax import errors
 from jumprelu_jax.ratings import answers
 from jumprelu_jax.ratings import study as study_lib
 
@@ -30,16 +32,19 @@ def study(records, tmp_path):
   return rated_records.prepare_small(tmp_path / 'study', records)
 
 
-@pytest.fixture
-def port(study, monkeypatch):
+@pytest.fixture(scope='module')
+def port(records, tmp_path_factory):
   """Where a server listens that is patient for a second."""
-  monkeypatch.setattr(server_lib, '_PATIENCE_S', 1)
-  monkeypatch.setattr(server_lib, '_CLEANUP_S', 0)
-  app = server_lib.make_app(study, '127.0.0.1')
-  server = server_lib.listen(app, '127.0.0.1', 0)
-  threading.Thread(target=server.run, daemon=True).start()
-  yield server_lib.addresses(server)[0][1]
-  server.close()
+  folder = tmp_path_factory.mktemp('served') / 'study'
+  study = rated_records.prepare_small(folder, records)
+  with pytest.MonkeyPatch.context() as patched:
+    patched.setattr(server_lib, '_PATIENCE_S', 1)
+    patched.setattr(server_lib, '_CLEANUP_S', 0)
+    app = server_lib.make_app(study, '127.0.0.1')
+    server = server_lib.listen(app, '127.0.0.1', 0)
+    threading.Thread(target=server.run, daemon=True).start()
+    yield server_lib.addresses(server)[0][1]
+    server.close()
 
 
 @contextlib.contextmanager
@@ -123,12 +128,15 @@ def test_a_hundred_slow_clients_keep_nobody_out(port):
 
 def test_connections_may_be_used_again(port):
   """The time is that of a request, not of a connection."""
-  ask = b'GET / HTTP/1.1\r\nHost: localhost\r\n\r\n'
-  with connected(port) as client:
-    for _ in range(4):
-      client.sendall(ask)
-      assert client.recv(1 << 16).startswith(b'HTTP/1.1 200')
-      time.sleep(0.25)
+  client = http.client.HTTPConnection('127.0.0.1', port, timeout=30)
+  client.connect()
+  used = client.sock
+  for _ in range(5):
+    client.request('GET', '/')
+    assert b'ann' in client.getresponse().read()
+    assert client.sock is used
+    time.sleep(0.3)
+  client.close()
 
 
 def test_a_study_is_its_owners_alone(study, records):
@@ -150,3 +158,10 @@ def test_a_study_that_others_could_read_is_closed(study):
   study_lib.prepare(study.folder, {})
   for path in (study.folder, *study.folder.iterdir()):
     assert not path.stat().st_mode & 0o077
+
+
+@pytest.mark.parametrize('port', [-1, 65_536, 99_999])
+def test_ports_that_are_none(port):
+  """A system would take 99,999 for 34,463."""
+  with pytest.raises(errors.InputError, match=f'--port={port}'):
+    server_lib.listen(None, '127.0.0.1', port)

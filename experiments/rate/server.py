@@ -91,6 +91,8 @@ def listen(
   What is larger than a form is refused before it is read, and a client that
   takes longer than half a minute for its request is cut off.
   """
+  if not 0 <= port < 2**16:
+    raise errors.InputError(f'--port={port}: expected 0 to 65535.')
   try:
     server = waitress.create_server(
       app,

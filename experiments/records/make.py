@@ -48,6 +48,8 @@ class Request:
     context_length: of a sequence; 0 takes what the SAE's files say.
     site: where the SAE reads, such as resid_post/2; '' takes what its files
       say.
+    target: what a transcoder predicts, likewise.
+    architecture: what to call the SAE's; '' takes what its files say.
     mesh: devices along 'data' and along 'latent'.
     settings: how much is kept.
   """
@@ -58,6 +60,8 @@ class Request:
   tokens: int = 0
   context_length: int = 0
   site: str = ''
+  target: str = ''
+  architecture: str = ''
   mesh: tuple[int, int] = (1, 1)
   settings: state_lib.Settings = state_lib.Settings()
 
@@ -86,15 +90,20 @@ def make(request: Request, out: str | pathlib.Path) -> None:
     _make(out, sae, inputs, state, request, limits)
   for name in (_SEQUENCES, _CHECKPOINT):
     (out / name).unlink(missing_ok=True)
+  if request.architecture:
+    write.name_architecture(out, request.architecture)
 
 
 def load_sae(request: Request) -> api.SAE:
-  """Returns the SAE, with the site that was asked for."""
-  sae = api.load_sae(request.sae)
-  if not request.site:
-    return sae
-  where = sites.parse(request.site)
-  details = dataclasses.replace(sae.details, site=where.name, layer=where.layer)
+  """Returns the SAE, with the sites that were asked for."""
+  sae, changes = api.load_sae(request.sae), {}
+  if request.site:
+    where = sites.parse(request.site)
+    changes = {'site': where.name, 'layer': where.layer}
+  if request.target:
+    where = sites.parse(request.target)
+    changes |= {'target_site': where.name, 'target_layer': where.layer}
+  details = dataclasses.replace(sae.details, **changes)
   return dataclasses.replace(sae, details=details)
 
 
@@ -114,6 +123,9 @@ def run_of(request: Request, sae: api.SAE) -> config_lib.RunConfig:
     'mesh.latent': request.mesh[1],
     'mesh.sweep': 1,
   }
+  if request.target:
+    target = sae.target
+    changes |= {'lm.target_site': target.name, 'lm.target_layer': target.layer}
   if request.lm:
     changes |= {'lm.path': request.lm, 'lm.revision': ''}
   if request.context_length:
@@ -139,15 +151,7 @@ def _folder(request):
 def _default_run(request, sae):
   """Returns the defaults with a model, a text and a length."""
   model = request.lm or sae.details.model
-  for name, value, what in (
-    ('lm', model, "the language model's folder or hub id"),
-    ('text', request.text, 'sources of text'),
-  ):
-    if not value:
-      raise errors.InputError(
-        f'--{name} is missing, and the files of {request.sae} do not say; give '
-        f'{what}.'
-      )
+  _check_known(request, sae.details, model)
   if request.text == _HARVEST:
     raise errors.InputError(
       f'--text={_HARVEST}: {request.sae} is no run of ours, so that its '
@@ -158,8 +162,33 @@ def _default_run(request, sae):
   recipe.text.harvest = recipe.text.heldout = request.text
   recipe.lm.target_site = sae.details.target_site
   recipe.lm.target_layer = sae.details.target_layer
+  if sae.details.target_site:
+    recipe.sae.architecture = 'jumprelu_transcoder'
   recipe.text.context_length = sae.details.context_length or _length(model)
   return config_lib.RunConfig.from_config_dict(recipe.to_dict())
+
+
+def _check_known(request, details, model):
+  """Raises InputError, with all flags to give, where something is unknown."""
+  wanted = {}
+  if not model:
+    wanted['--lm'] = "the language model's folder or hub id"
+  if not request.text:
+    wanted['--text'] = 'sources of text'
+  for flag, what, site, layer in (
+    ('--site', 'where it reads', details.site, details.layer),
+    ('--target', 'what it predicts', details.target_site, details.target_layer),
+  ):
+    is_needed = flag == '--site' or site
+    if is_needed and (site not in sites.SITES or layer < 0):
+      said = f' (its files say {site!r}, layer {layer})' if site else ''
+      wanted[flag] = f'{what}, such as resid_post/2{said}'
+  if wanted:
+    raise errors.InputError(
+      f'{", ".join(wanted)} {"is" if len(wanted) == 1 else "are"} missing, and '
+      f'the files of {request.sae} do not say; give '
+      f'{"; ".join(wanted.values())}.'
+    )
 
 
 def _length(model):
@@ -197,6 +226,7 @@ def _decisive(request, sae, inputs, limits):
     'dtype': inputs.run.lm.dtype,
     'tokenizer': huggingface.tokenizer_digest(inputs.lm_folder),
     'site': [inputs.where.name, inputs.where.layer],
+    **({'target': request.target} if request.target else {}),
     'text': text.heldout,
     'context_length': text.context_length,
     'packing': text.packing,

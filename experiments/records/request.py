@@ -25,6 +25,15 @@ _CONTEXT = flags.DEFINE_integer(
   'context_length', 0, "Of sequences; 0 takes the SAE files'."
 )
 _SITE = flags.DEFINE_string('site', '', 'Such as resid_post/2, if unknown.')
+_TARGET = flags.DEFINE_string(
+  'target', '', 'What a transcoder predicts, such as mlp_out/2, if unknown.'
+)
+_ARCHITECTURE = flags.DEFINE_string(
+  'architecture',
+  '',
+  "What to call the SAE's architecture, if its files do not say; of records "
+  'that are there too.',
+)
 _MESH = flags.DEFINE_list('mesh', ['1', '1'], 'Devices: data,latent.')
 _HELP = {
   'top': 'Windows of a latent with its largest activations.',
@@ -57,6 +66,8 @@ def from_flags() -> make.Request:
     tokens=_TOKENS.value,
     context_length=_CONTEXT.value,
     site=_SITE.value,
+    target=_TARGET.value,
+    architecture=_ARCHITECTURE.value,
     mesh=tuple(map(int, _MESH.value)),
     settings=state.Settings(
       **{name: flag.value for name, flag in _SETTINGS.items()}

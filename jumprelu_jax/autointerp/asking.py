@@ -55,7 +55,8 @@ class Budget:
   most: float | None = None
 
   def __post_init__(self):
-    if min(self.price_in, self.price_out, self.most or 0) < 0:
+    # Also where one is NaN.
+    if not all(n >= 0 for n in (self.price_in, self.price_out, self.most or 0)):
       raise errors.InputError(
         f'{self}: expected prices and a limit of 0 or more.'
       )

@@ -309,7 +309,8 @@ def _check_alike(opened):
     if not source.architecture:
       raise errors.InputError(
         f'{records.folder / schema.SOURCE} names no architecture, and a study '
-        'compares them; write one there.'
+        'compares them; give the command of the records again with '
+        '--architecture=NAME, which changes nothing else.'
       )
     if not source.l0 > 0:
       raise errors.InputError(

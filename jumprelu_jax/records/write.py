@@ -71,6 +71,16 @@ def write(
   whole.write_json(folder / schema.SOURCE, about)
 
 
+def name_architecture(folder: str | os.PathLike, name: str) -> None:
+  """Says what the architecture of the SAE of whole records is."""
+  folder, source = pathlib.Path(folder), schema.read(folder).source
+  about = dataclasses.asdict(dataclasses.replace(source, architecture=name))
+  # Killed in between, records without a seal are left, and not damaged ones.
+  (folder / seals.NAME).unlink(missing_ok=True)
+  whole.write_json(folder / schema.SOURCE, about)
+  seals.write(folder, about, [f'{name}.parquet' for name in schema.NAMES])
+
+
 def describe(state: state_lib.State, **known: str | int) -> schema.Source:
   """Returns the source of a state's records.
 
