@@ -78,4 +78,4 @@ def main():
 
 
 if __name__ == '__main__':
-  launch.run(main)
+  launch.run(main, takes_urls=True)

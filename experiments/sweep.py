@@ -10,6 +10,7 @@ continues a run that was killed.
 from absl import flags
 
 from experiments import launch
+from jumprelu_jax import hosts
 from jumprelu_jax import inputs
 from jumprelu_jax import plot
 from jumprelu_jax import progress
@@ -29,10 +30,12 @@ def main():
   prepared = inputs.prepare(next(iter(swept.values())))
   with run_folder.claimed(_WORKDIR.value, run):
     rows = runs.run_all(prepared, swept, _WORKDIR.value)
+    if not hosts.is_first():
+      return
     plot.pareto(rows, _WORKDIR.value)
   print(results.format_table(rows))
   progress.say(f'{_WORKDIR.value}: results.csv, pareto.png, pareto.pdf')
 
 
 if __name__ == '__main__':
-  launch.run(main)
+  launch.run(main, in_processes=True)

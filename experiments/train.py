@@ -10,6 +10,7 @@ from absl import flags
 
 from experiments import launch
 from jumprelu_jax import architectures
+from jumprelu_jax import hosts
 from jumprelu_jax import inputs
 from jumprelu_jax import progress
 from jumprelu_jax import results
@@ -27,9 +28,11 @@ def main():
   named = {architectures.name(run): run}
   with run_folder.claimed(_WORKDIR.value, run):
     rows = runs.run_all(prepared, named, _WORKDIR.value)
+  if not hosts.is_first():
+    return
   print(results.format_table(rows))
   progress.say(f'{_WORKDIR.value}: results.csv')
 
 
 if __name__ == '__main__':
-  launch.run(main)
+  launch.run(main, in_processes=True)

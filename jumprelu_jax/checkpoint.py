@@ -2,10 +2,12 @@
 
 A save is copied off the devices, then written by threads while training goes
 on, beside its place, sealed (`seals`), and renamed when complete: a process
-killed at any moment leaves the last complete checkpoint there. One whose files
-are not what was sealed is put aside, with a line that says so, when a run is
-opened again. The restored arrays take their shapes, dtypes and shardings from a
-template, so a run may continue on another mesh than the one it was saved from.
+killed at any moment, or a loss of power, leaves the last complete checkpoint
+there. One whose files are not what was sealed is put aside, with a line that
+says so, when a run is opened again; one that was being removed has another name
+by then, and is removed without a word. The restored arrays take their shapes,
+dtypes and shardings from a template, so a run may continue on another mesh than
+the one it was saved from.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from collections.abc import Mapping
 import contextlib
+import errno
+import itertools
 import os
 import pathlib
 import shutil
@@ -28,6 +32,7 @@ from jumprelu_jax import hosts
 from jumprelu_jax import identity as identity_lib
 from jumprelu_jax import progress
 from jumprelu_jax import seals
+from jumprelu_jax import whole
 
 PyTree = TypeVar('PyTree')
 
@@ -35,8 +40,10 @@ PyTree = TypeVar('PyTree')
 _VERSION = 1
 # Where Orbax puts a state in a step's folder.
 _ITEM = 'default'
-# As they are told by Orbax and by tensorstore.
-_FULL = ('No space left', 'ENOSPC', 'Disk quota exceeded')
+# Of folders that are not complete, or no longer.
+_UNFINISHED, _REMOVED = '*.orbax-checkpoint-tmp*', '*.removed'
+# Checkpointers opened so far; the same in all processes, which open the same.
+_opened = itertools.count()
 
 
 class Checkpointer:
@@ -57,21 +64,28 @@ class Checkpointer:
       identity: JSON by key that a checkpoint must share to be restored.
     """
     self._directory = pathlib.Path(os.path.abspath(directory))
-    self._identity = dict(identity or {})
+    self._identity, self._keep = dict(identity or {}), keep
     self._saving = None
     self._about = {}
-    if hosts.is_first():
-      self._about = _read_all(self._directory)
-    hosts.meet('checkpoints')
-    with _telling_of_full_disks(self._directory):
+
+    def find():
+      whole.make_folder(self._directory)
+      self._about = _read_all(self._directory, keep)
+      return sorted(self._about)
+
+    self._steps = hosts.from_first('checkpoints', find)
+    with _telling_of_disks(self._directory):
       self._manager = ocp.CheckpointManager(
         epath.Path(self._directory),
         options=ocp.CheckpointManagerOptions(
-          max_to_keep=keep,
           enable_async_checkpointing=True,
-          cleanup_tmp_directories=True,
           lightweight_initialize=True,
           async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
+          # Processes meet by name while threads write, and several SAEs are
+          # written at the same time.
+          multiprocessing_options=ocp.options.MultiprocessingOptions(
+            barrier_sync_key_prefix=f'checkpointer_{next(_opened)}'
+          ),
         ),
       )
 
@@ -90,11 +104,12 @@ class Checkpointer:
 
     Raises:
       errors.DiskFullError: no space was left for this one or the last.
+      errors.InputError: the disk failed, or the folder is gone.
     """
     if step in self.steps():  # of a run that goes on from an earlier step
       return
-    with _telling_of_full_disks(self._directory):
-      self._manager.wait_until_finished()
+    with _telling_of_disks(self._directory):
+      self._finish()
       leaves = _as_dict(state)
       self._saving = (
         step,
@@ -105,11 +120,13 @@ class Checkpointer:
           'notes': dict(notes or {}),
         },
       )
-      self._manager.save(step, args=ocp.args.StandardSave(leaves))
+      arguments = ocp.args.StandardSave(leaves)
+      self._manager.save(step, args=arguments, force=True)
+      self._steps.append(step)
 
   def steps(self) -> list[int]:
     """Returns the steps whose checkpoints are there, in order."""
-    return sorted(self._manager.all_steps())
+    return list(self._steps)
 
   def restore(self, step: int, template: PyTree) -> PyTree:
     """Returns the state saved under a step.
@@ -143,9 +160,27 @@ class Checkpointer:
 
     Raises:
       errors.DiskFullError: no space was left for the last save.
+      errors.InputError: the disk failed, or the folder is gone.
     """
-    with _telling_of_full_disks(self._directory):
+    with _telling_of_disks(self._directory):
+      self._finish()
       self._manager.close()
+
+  def _finish(self):
+    """Waits for what is being written, and removes what need not be kept."""
+    self._manager.wait_until_finished()
+    old, self._steps = self._steps[: -self._keep], self._steps[-self._keep :]
+    if not hosts.is_first() or not self._directory.is_dir():
+      return
+    whole.sync(self._directory)  # the last one's name, before one goes
+    for step in old:
+      folder = self._directory / str(step)
+      if folder.is_dir():  # unless someone has removed it
+        folder.rename(folder.with_suffix('.removed'))
+    if old:
+      whole.sync(self._directory)
+      _remove(self._directory, _REMOVED)
+    _remove(self._directory, _REMOVED)
 
   def _read_about(self, step):
     if step not in self._about:
@@ -180,22 +215,36 @@ class Checkpointer:
     if not hosts.is_first():
       return
     step, about = self._saving
-    (folder,) = self._directory.glob(f'{step}.orbax-checkpoint-tmp*')
+    folder = next(self._directory.glob(f'{step}.orbax-checkpoint-tmp*'), None)
+    if folder is None:
+      raise FileNotFoundError(
+        errno.ENOENT, os.strerror(errno.ENOENT), str(self._directory)
+      )
     # What is beside the item is written once more when it is renamed.
     paths = [path for path in (folder / _ITEM).rglob('*') if path.is_file()]
     names = [str(path.relative_to(folder)) for path in paths]
     seals.write(folder, about, names)
 
 
-def _read_all(directory):
-  """Returns what was sealed by step; puts aside what is not as it was."""
+def _read_all(directory, keep):
+  """Returns what was sealed by step; puts aside what is not as it was.
+
+  What was not complete, or was being removed, is removed. So are damaged ones
+  that are older than as many as are kept: earlier versions removed them file by
+  file.
+  """
+  for pattern in (_UNFINISHED, _REMOVED):
+    _remove(directory, pattern)
   found = {}
-  for folder in sorted(directory.glob('*')):
-    if not folder.name.isdecimal():
-      continue
+  names = (path.name for path in directory.glob('*'))
+  for step in sorted(map(int, filter(str.isdecimal, names)), reverse=True):
+    folder = directory / str(step)
     try:
-      found[int(folder.name)] = seals.read(folder)
+      found[step] = seals.read(folder)
     except seals.BrokenSealError as error:
+      if len(found) >= keep:
+        shutil.rmtree(folder)
+        continue
       aside = directory.with_name(f'{directory.name}_damaged') / folder.name
       shutil.rmtree(aside, ignore_errors=True)
       aside.parent.mkdir(exist_ok=True)
@@ -207,19 +256,32 @@ def _read_all(directory):
   return found
 
 
+def _remove(directory, pattern):
+  for folder in directory.glob(pattern):
+    shutil.rmtree(folder)
+
+
 @contextlib.contextmanager
-def _telling_of_full_disks(directory) -> Iterator[None]:
-  """Turns whatever Orbax raises of a full disk into DiskFullError."""
+def _telling_of_disks(directory) -> Iterator[None]:
+  """Turns whatever Orbax raises of a disk into an InputError, or DiskFullError.
+
+  Also of a folder that is gone.
+  """
   try:
     yield
   except Exception as error:
-    if not any(word in str(error) for word in _FULL):
+    found = errors.system_error(error)
+    if found is None:
       raise
-    free = shutil.disk_usage(directory.parent).free
-    raise errors.DiskFullError(
-      f'a checkpoint could not be written to {directory} (No space left on '
-      f'device; {free:,} bytes are free). Those before it are complete; free '
-      'some space and give the same command again: it goes on from there.'
+    advice = 'see to it'
+    if errors.of_writing(found) is errors.DiskFullError:
+      free = shutil.disk_usage(directory.parent).free
+      advice = f'{free:,} bytes are free; free some space'
+    raise errors.of_writing(found)(
+      f'a checkpoint could not be written to {found.filename or directory} '
+      f'({found.strerror}). Those before it, as far as they are there, are '
+      f'complete; {advice} and give the same command again: it resumes from '
+      'there.'
     ) from error
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 import errno
+import os
 import struct
 import tokenize
 import zipfile
@@ -46,6 +47,34 @@ def of_writing(error: OSError) -> type[InputError]:
   """Returns the kind of error that one of writing a file is to be told as."""
   is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
   return DiskFullError if is_full else InputError
+
+
+# Of disks that fail, whoever met them first.
+_OF_STORAGE = (
+  *(errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EROFS),
+  *(errno.ENODEV, errno.ENXIO, errno.EREMOTEIO, errno.EFBIG),
+)
+
+
+def system_error(error: BaseException) -> OSError | None:
+  """Returns the operating system's error behind an exception, if one is.
+
+  Libraries raise others because of it, or quote it in their own.
+  """
+  if isinstance(error, OSError) and error.errno:
+    return error
+  chain = []
+  while error is not None and error not in chain:
+    chain.append(error)
+    error = error.__cause__ or error.__context__
+  for error in chain:
+    number = getattr(error, 'errno', None)
+    for code in _OF_STORAGE:
+      if isinstance(error, OSError) and number == code:
+        return error
+      if os.strerror(code) in str(error):
+        return OSError(code, os.strerror(code))
+  return None
 
 
 class NotFiniteError(InputError, FloatingPointError):

@@ -15,9 +15,11 @@ import time
 
 import jax
 import numpy as np
+import xxhash
 
 from jumprelu_jax import architectures
 from jumprelu_jax import config as config_lib
+from jumprelu_jax import hosts
 from jumprelu_jax import members as members_lib
 from jumprelu_jax import monitor
 from jumprelu_jax import preemption
@@ -62,7 +64,8 @@ def fit_together(
 
   Raises:
     ValueError: the configs ask for different streams.
-    errors.InputError: a shard is damaged, or a checkpoint is of another run.
+    errors.InputError: a shard is damaged, or a checkpoint is of another run, or
+      the processes do not run the same.
     errors.NotFiniteError: a loss, a gradient or a weight is not finite.
     errors.DiskFullError: no space is left for a checkpoint.
     preemption.PreemptedError: the process was asked to end; the states of the
@@ -70,6 +73,7 @@ def fit_together(
   """
   if len(set(map(stream_of, runs))) != 1:
     raise ValueError('SAEs that are trained together need one stream of rows.')
+  hosts.agree('training', _decisive(runs, shards, mesh))
   label = f'train {architectures.name(runs[0])}'
   if len(runs) > 1:
     label = f'train {len(runs)} SAEs'
@@ -113,6 +117,21 @@ def fit_together(
 def stream_of(run: config_lib.RunConfig) -> tuple[object, ...]:
   """Returns what decides which rows a run sees, and when it logs them."""
   return run.stream_seed, dataclasses.replace(run.train, stream_seed=-1)
+
+
+def _decisive(runs, shards, mesh):
+  """Returns what processes must have in common to train SAEs together."""
+  rows = np.array(shards.rows_per_shard)
+  configs = {str(i): run.to_dict() for i, run in enumerate(runs)}
+  return {
+    'mesh': dict(mesh.shape),
+    'rows': int(rows.sum()),
+    'rows by shard': xxhash.xxh3_64_hexdigest(rows.tobytes()),
+    'sizes of rows': [int(width) for width in shards.widths],
+    'scales of rows': [float(scale) for scale in shards.scales],
+    **config_lib.flatten({'config of SAE': configs}),
+    **hosts.software(),
+  }
 
 
 def _batches(run, shards, mesh):

@@ -42,8 +42,6 @@ def claim(workdir: str | os.PathLike, run: config_lib.RunConfig) -> None:
   """
   workdir = pathlib.Path(workdir)
   path = workdir / 'config.json'
-  if not hosts_lib.is_first():
-    hosts_lib.wait_for(path.exists)
   if path.exists():
     check_same_config(path, run)
     return
@@ -52,7 +50,7 @@ def claim(workdir: str | os.PathLike, run: config_lib.RunConfig) -> None:
       f'--workdir={workdir} exists and holds no run; give an empty or a new '
       'folder.'
     )
-  workdir.mkdir(parents=True, exist_ok=True)
+  whole.make_folder(workdir)
   whole.write_json(path, run.to_dict())
 
 
@@ -60,19 +58,23 @@ def claim(workdir: str | os.PathLike, run: config_lib.RunConfig) -> None:
 def claimed(
   workdir: str | os.PathLike, run: config_lib.RunConfig
 ) -> Iterator[None]:
-  """Claims a folder and holds its lock while it lasts.
+  """Claims a folder and holds its lock while it lasts; of several, the first.
 
   Raises:
-    errors.InputError: as `claim`; or another process is at work there.
+    errors.InputError: as `claim`; or another process is at work there; or this
+      one does not see the folder.
   """
-  claim(workdir, run)
-  if not hosts_lib.is_first():
-    yield
-    return
-  with lock.held(pathlib.Path(workdir) / 'run.lock'):
-    claim(workdir, run)  # another may have claimed it at the same time
-    for path in pathlib.Path(workdir).rglob('*.partial'):
-      path.unlink()  # of a process that was killed while it wrote
+  workdir = pathlib.Path(workdir)
+  with contextlib.ExitStack() as stack:
+    if hosts_lib.is_first():
+      claim(workdir, run)
+      stack.enter_context(lock.held(workdir / 'run.lock'))
+      claim(workdir, run)  # another may have claimed it at the same time
+      for path in workdir.rglob('*.partial'):
+        path.unlink()  # of a process that was killed while it wrote
+    hosts_lib.meet('workdir')
+    path = workdir / 'config.json'
+    hosts_lib.check_visible(path, path.exists)
     yield
 
 

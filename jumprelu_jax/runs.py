@@ -64,7 +64,7 @@ def run_all(
 
   Returns:
     The rows of results.csv, which is written; none in any process but the
-    first, which evaluates alone.
+    first, which evaluates alone and is the one to show them.
 
   Raises:
     errors.InputError: an SAE with another config is there, or what is there
@@ -84,11 +84,16 @@ def run_all(
   def without(name):
     return [(f, run) for f, run in runs.items() if not run_folder.has(f, name)]
 
-  if to_train := without(export.FILE_NAME):
-    if hosts_lib.is_first():
-      pending = {folder.name: run for folder, run in to_train}
+  def lacking_sae():
+    to_train = without(export.FILE_NAME)
+    pending = {folder.name: run for folder, run in to_train}
+    if pending:
       needs.check_run(inputs, workdir, pending)
-    _train_all(to_train, inputs, workdir)
+    return list(pending)
+
+  # All train the same, whatever each of them sees of a shared folder by now.
+  if names := hosts_lib.from_first('to train', lacking_sae):
+    _train_all([(workdir / n, named[n]) for n in names], inputs, workdir)
   if not hosts_lib.is_first():
     return []
   to_evaluate, here = without(_EVALUATION), inputs.on_this_host()
@@ -143,7 +148,7 @@ def _train(group, inputs, shards, workdir):
   """Trains SAEs together and writes them folded, each one's file last."""
   folders, runs = zip(*group, strict=True)
   for folder, run in group if hosts_lib.is_first() else ():
-    folder.mkdir(exist_ok=True)
+    whole.make_folder(folder)
     whole.write_json(folder / 'config.json', run.to_dict())
   states = loop.fit_together(runs, shards, inputs.mesh, folders)
   for (folder, run), state in zip(group, states, strict=True):

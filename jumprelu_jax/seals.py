@@ -36,7 +36,7 @@ class BrokenSealError(ValueError):
 def write(
   folder: str | os.PathLike, about: Any, names: Sequence[str] | None = None
 ) -> None:
-  """Seals files of a folder that are complete.
+  """Seals files of a folder that are complete, once they are on the disk.
 
   Args:
     folder: where they are.
@@ -52,6 +52,9 @@ def write(
     for path in sorted(paths)
     if path.name != NAME
   }
+  parents = {parent for p in paths for parent in p.relative_to(folder).parents}
+  for path in (*paths, *(folder / parent for parent in parents)):
+    whole.sync(path)
   content = {'version': _VERSION, 'files': files, 'about': about}
   whole.write_json(folder / NAME, signed(content))
 
@@ -132,7 +135,9 @@ def is_sealed(folder: str | os.PathLike, name: str) -> bool:
   path = pathlib.Path(folder) / NAME
   try:
     return name in json.loads(path.read_bytes())['files']
-  except (OSError, ValueError, KeyError, TypeError):
+  except (FileNotFoundError, NotADirectoryError):
+    return False
+  except (ValueError, KeyError, TypeError):
     return False
 
 

@@ -58,7 +58,8 @@ def make_mesh(data: int, latent: int, sweep: int = 1) -> jax.sharding.Mesh:
   """Returns a mesh of AXES over the first sweep * data * latent devices.
 
   Raises:
-    errors.InputError: there are not as many devices.
+    errors.InputError: there are not as many devices, or one of several
+      processes has none of them.
   """
   devices, size = jax.devices(), sweep * data * latent
   if size > len(devices):
@@ -66,6 +67,14 @@ def make_mesh(data: int, latent: int, sweep: int = 1) -> jax.sharding.Mesh:
       f'config.mesh=({data}, {latent}), sweep={sweep}, needs {size} devices, '
       f'but there are {len(devices)}; set config.mesh.data, config.mesh.latent '
       'and config.mesh.sweep so that their product fits.'
+    )
+  working = len({device.process_index for device in devices[:size]})
+  if working < jax.process_count():
+    raise errors.InputError(
+      f'config.mesh=({data}, {latent}), sweep={sweep}, takes {size} of '
+      f'{len(devices)} devices, all of them in {working} of '
+      f'{jax.process_count()} processes; set config.mesh.data, '
+      'config.mesh.latent and config.mesh.sweep so that every process has some.'
     )
   return jax.make_mesh(
     (sweep, data, latent), AXES, axis_types=_AUTO, devices=devices[:size]

@@ -12,6 +12,7 @@ from jumprelu_jax import hosts as hosts_lib
 from jumprelu_jax import inputs as inputs_lib
 from jumprelu_jax import lock
 from jumprelu_jax import needs
+from jumprelu_jax import whole
 from jumprelu_jax.activations import batches as batches_lib
 from jumprelu_jax.activations import harvest as harvest_lib
 from jumprelu_jax.activations import pairs
@@ -49,7 +50,7 @@ def harvest(
       _open_store(inputs, site, there)  # before sequences are written beside it
   if (wanted := inputs.run.activations.sequences) and not is_url:
     needs.check_harvest(inputs, folder, wanted)  # before a long text is packed
-  kept.mkdir(parents=True, exist_ok=True)
+  whole.make_folder(kept)
   with lock.held(kept / f'harvest_{host}.lock'):
     plan = inputs.plan(kept / 'sequences.npy')
     needs.check_harvest(inputs, folder, len(plan.tokens_NL))
@@ -82,10 +83,13 @@ def open_shards(
     plan = inputs.plan(workdir / 'sequences.npy')
     return harvest_lib.Live(plan, inputs.tap(inputs.trained_on))
   folder = config.store or str(workdir / 'activations')
-  if not config.store and hosts_lib.is_first():
-    harvest(inputs.on_this_host(), folder)
-  if not hosts_lib.is_first():
-    hosts_lib.wait_for(lambda: _is_harvested(inputs, folder))
+  if not config.store:
+    hosts_lib.from_first(
+      'harvest', lambda: harvest(inputs.on_this_host(), folder)
+    )
+    hosts_lib.check_visible(
+      workdir / 'activations', lambda: _is_harvested(inputs, folder)
+    )
   stores = [
     _open_store(inputs, site, site_folder(folder, site))
     for site in inputs.trained_on

@@ -12,6 +12,9 @@ the undisturbed one's, bit for bit. Prints figures; given again it goes on.
 Processes are forked from one that has imported everything but has not asked JAX
 for a device, which spares seconds of imports each; every tenth is a fresh one.
 The disk is a small tmpfs where one may be mounted; else it is never filled.
+
+With --power each disturbance is a loss of power instead (`helpers.power`): of
+what was not synced, each file and each folder may be lost.
 """
 
 import argparse
@@ -28,6 +31,8 @@ import sys
 import time
 
 import numpy as np
+
+from tests.helpers import power
 
 ROOT = pathlib.Path(__file__).parents[1]
 STAGES = ('start', 'harvest', 'training', 'evaluation')
@@ -66,7 +71,7 @@ def environment(folder):
 class Process:
   """A sweep in a process of its own, forked or fresh."""
 
-  def __init__(self, workdir, log, *, is_fresh):
+  def __init__(self, workdir, log, *, is_fresh, power=None):
     self._log = log
     with log.open('wb') as file:
       if is_fresh:
@@ -80,6 +85,8 @@ class Process:
       else:
         self.pid = os.fork()
         if not self.pid:
+          if power:
+            power.record()
           _become_sweep(workdir, file)
     self.began = time.monotonic()
     self.code = None
@@ -181,7 +188,7 @@ def last_written(workdir):
 class Chaos:
   """The undisturbed sweep, and those that are disturbed; goes on by itself."""
 
-  def __init__(self, folder, seed):
+  def __init__(self, folder, seed, *, cuts_power=False):
     self.folder, self._state = folder, folder / 'chaos.json'
     self.counts = collections.Counter()
     self.round, self.lost = 0, []
@@ -193,6 +200,10 @@ class Chaos:
     self.disk = folder / 'disk'
     self.disk.mkdir(parents=True, exist_ok=True)
     self.is_small = self._mount()
+    self._power = None
+    if cuts_power:
+      self._power = power.Disk(self.disk, folder / 'kept')
+      self._power.clear()
 
   def _mount(self):
     if os.path.ismount(self.disk):
@@ -213,8 +224,9 @@ class Chaos:
 
   def start(self, workdir):
     self.counts['processes'] += 1
-    is_fresh = self.counts['processes'] % 10 == 0
-    return Process(workdir, self.folder / 'process.log', is_fresh=is_fresh)
+    is_fresh = self.counts['processes'] % 10 == 0 and not self._power
+    log = self.folder / 'process.log'
+    return Process(workdir, log, is_fresh=is_fresh, power=self._power)
 
   def undisturbed(self):
     """Returns (outcome, seconds of each stage) of a sweep left alone."""
@@ -265,6 +277,8 @@ class Chaos:
       chance -= share
     if process.poll() is not None or (what == 'fill' and not self.is_small):
       what = 'kill'
+    if self._power:
+      what = 'lose'
     stage = stage_of(workdir) or 'end'
     if process.poll() is not None:
       self.counts['ended before'] += 1
@@ -278,6 +292,12 @@ class Chaos:
     if stage == 'training':
       recorded, saved = steps_done(workdir)
       self.lost.append(max(0, recorded - saved))
+
+  def _lose(self, process, workdir, stage):
+    """Cuts the power: all that was not synced is lost, or some, or none."""
+    self._kill(process, workdir, stage)
+    share = self._random.choice((0.0, 0.5, 0.9))
+    self._power.lose(lambda: self._random.random() < share)
 
   def _term(self, process, workdir, stage):
     process.send(signal.SIGTERM)
@@ -361,7 +381,8 @@ class Chaos:
 
   @property
   def kills(self):
-    return sum(n for k, n in self.counts.items() if k.startswith('kill'))
+    kinds = ('kill', 'lose')
+    return sum(n for k, n in self.counts.items() if k.startswith(kinds))
 
   def report(self, elapsed):
     for name, count in sorted(self.counts.items()):
@@ -377,6 +398,7 @@ def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--minutes', type=float, default=30)
   parser.add_argument('--kills', type=int, default=10**9, help='stop after')
+  parser.add_argument('--power', action='store_true', help='cut the power')
   parser.add_argument('--workdir', type=pathlib.Path, required=True)
   parser.add_argument('--seed', type=int, default=0)
   flags = parser.parse_args()
@@ -391,7 +413,7 @@ def main():
   from experiments import sweep  # noqa: F401
 
   began = time.monotonic()
-  chaos = Chaos(folder, flags.seed)
+  chaos = Chaos(folder, flags.seed, cuts_power=flags.power)
   try:
     wanted, seconds = chaos.undisturbed()
     print(

@@ -99,8 +99,7 @@ def test_a_damaged_newest_one_is_passed_over(three, tmp_path, capsys, damage):
   for name in own:
     folder = tmp_path / name.replace('/', '_') / 'checkpoints'
     shutil.copytree(three, folder)
-    if damage != 'removed':
-      DAMAGES[damage](folder / name)
+    DAMAGES[damage](folder / name)
     saves = checkpoint.Checkpointer(folder, keep=3, identity={'seed': 0})
     found = saves.restore(6, some_state(0))
     np.testing.assert_array_equal(found['a'], some_state(6)['a'])
@@ -126,6 +125,65 @@ def test_a_damaged_newest_one_is_passed_over(three, tmp_path, capsys, damage):
   saves.close()
   saves = checkpoint.Checkpointer(folder, keep=3, identity={'seed': 0})
   assert saves.steps() == [2, 4, 6]
+  saves.close()
+
+
+def died(*arguments):
+  raise KeyboardInterrupt  # as good as a kill for what is on the disk
+
+
+@pytest.mark.parametrize('gone', ['all but the seal', 'seal.json', 'nothing'])
+def test_one_that_was_being_removed_is_not_damaged(
+  three, tmp_path, capsys, monkeypatch, gone
+):
+  """Killed after it was renamed, with some of its files gone."""
+  folder = tmp_path / 'checkpoints'
+  shutil.copytree(three, folder)
+  saves = checkpoint.Checkpointer(folder, keep=2)
+  assert saves.steps() == [2, 4, 6]
+  with monkeypatch.context() as patched:
+    patched.setattr(checkpoint, '_remove', died)
+    with pytest.raises(KeyboardInterrupt):
+      saves.save(8, some_state(8))
+  removed = folder / '2.removed'
+  for path in [p for p in removed.rglob('*') if p.is_file()]:
+    if gone == path.name or (gone[0] == 'a' and path.name != 'seal.json'):
+      path.unlink()
+  capsys.readouterr()
+  saves = checkpoint.Checkpointer(folder, keep=2)
+  assert saves.steps() == [4, 6]
+  saves.close()
+  assert capsys.readouterr().err == ''
+  assert {path.name for path in folder.iterdir()} == {'4', '6'}
+  assert not folder.with_name('checkpoints_damaged').exists()
+
+
+@pytest.mark.parametrize('gone', ['default/_METADATA', 'seal.json'])
+def test_one_that_an_earlier_version_was_removing(
+  three, tmp_path, capsys, gone
+):
+  """It removed file by file, under the checkpoint's own name."""
+  folder = tmp_path / 'checkpoints'
+  shutil.copytree(three, folder)
+  (folder / '2' / gone).unlink()
+  saves = checkpoint.Checkpointer(folder, keep=2)
+  assert saves.steps() == [4, 6]
+  saves.close()
+  assert capsys.readouterr().err == ''
+  assert {path.name for path in folder.iterdir()} == {'4', '6'}
+
+
+def test_a_folder_that_is_removed_while_training_is_made_again(tmp_path):
+  folder = tmp_path / 'sae' / 'checkpoints'
+  saves = checkpoint.Checkpointer(folder, keep=1)
+  saves.save(2, some_state(2))
+  saves._manager.wait_until_finished()
+  shutil.rmtree(tmp_path / 'sae')
+  for step in (4, 6):
+    saves.save(step, some_state(step))
+  saves.close()
+  saves = checkpoint.Checkpointer(folder, keep=1)
+  assert saves.steps() == [6]
   saves.close()
 
 

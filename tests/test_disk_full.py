@@ -225,6 +225,6 @@ launch.run(main)
 def test_orbax_without_space_is_a_full_disk(tmp_path):
   with (
     pytest.raises(errors.DiskFullError, match='free some space and give'),
-    checkpoint._telling_of_full_disks(tmp_path / 'checkpoints'),
+    checkpoint._telling_of_disks(tmp_path / 'checkpoints'),
   ):
     raise ValueError('RESOURCE_EXHAUSTED: No space left on device [write]')

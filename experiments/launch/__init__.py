@@ -2,7 +2,10 @@
 
 from collections.abc import Callable
 import contextlib
+import os
+import pathlib
 import sys
+import traceback
 
 from absl import app
 from absl import flags
@@ -25,6 +28,10 @@ _PROCESSES = flags.DEFINE_string(
 )
 
 
+# Flags that name what launchers write.
+_WRITTEN = ('workdir', 'out', 'target', 'json')
+
+
 def run_config() -> config_lib.RunConfig:
   """Returns the checked config that --config and its overrides give."""
   if CONFIG.value is None:
@@ -35,12 +42,23 @@ def run_config() -> config_lib.RunConfig:
   return config_lib.RunConfig.from_config_dict(CONFIG.value.to_dict())
 
 
-def run(main: Callable[[], None]) -> None:
+def run(
+  main: Callable[[], None],
+  *,
+  in_processes: bool = False,
+  takes_urls: bool = False,
+) -> None:
   """Parses the flags and calls main(); the user's errors end with exit code 2.
 
   An `errors.InputError`, from the flags or from main, is printed as one line,
-  and so is a disk that is full. Work that SIGTERM stopped ends with exit code
-  75, and says what it has kept.
+  and so is an error of the operating system. Work that SIGTERM stopped ends
+  with exit code 75, and says what it has kept. When one of several processes
+  ends with an error, all do, and say why.
+
+  Args:
+    main: the launcher's work.
+    in_processes: whether several processes may share it.
+    takes_urls: whether it may write to URLs.
   """
 
   def guarded(argv):
@@ -48,25 +66,87 @@ def run(main: Callable[[], None]) -> None:
     if len(argv) > 1:
       _fail(f'arguments {argv[1:]} are not flags; flags start with --.')
     try:
-      hosts.start(_PROCESSES.value)
+      _check_names(takes_urls)
+      _join(in_processes)
       with _hearing_preemption():
         main()
-    except errors.InputError as error:
-      _fail(error)
-    except OSError as error:
-      if errors.of_writing(error) is not errors.DiskFullError:
-        raise
-      _fail(
-        f'{error.filename or "a file"} could not be written '
-        f'({error.strerror}). What was written before is complete and kept; '
-        'free some space and give the same command again: it goes on from '
-        'there.'
-      )
+      hosts.meet('end')  # the first process works for longer
     except preemption.PreemptedError as error:
-      _say('preempted', error)
-      sys.exit(preemption.EXIT_CODE)
+      _end('preempted', error, preemption.EXIT_CODE)
+    except Exception as error:
+      if line := _line(error):
+        _fail(line)
+      if not hosts.are_several():
+        raise
+      traceback.print_exc()
+      _end('error', f'{type(error).__name__}: {error}', 1)
 
   app.run(guarded, flags_parser=_parse)
+
+
+def _join(in_processes):
+  """Joins the other processes, if there are any that run the same."""
+  spec = _PROCESSES.value
+  if spec != 'one' and not in_processes:
+    raise errors.InputError(
+      f'--processes={spec}: this command runs in one process. Only '
+      'experiments.train and experiments.sweep run in several; several hosts '
+      'share experiments.harvest by --host=I --hosts=N.'
+    )
+  hosts.start(spec)
+  if hosts.are_several():
+    config = CONFIG.value.to_dict() if CONFIG.value is not None else {}
+    hosts.agree(
+      'command',
+      {
+        'command': pathlib.Path(sys.argv[0]).name,
+        **config_lib.flatten({'config': config}),
+        **hosts.software(),
+      },
+    )
+
+
+def _line(error):
+  """Returns what to say of an error; '' of a defect, which has a traceback."""
+  if isinstance(error, errors.InputError):
+    return error
+  if reason := hosts.departure():  # in whatever way this one met with it
+    return reason
+  if isinstance(error, UnicodeEncodeError) and 'surrogate' in error.reason:
+    return f'{error.object!r} is not UTF-8; give it a name that is.'
+  found = errors.system_error(error)
+  return _line_of_disks(found) if found else ''
+
+
+def _line_of_disks(error):
+  """Returns what to say of an error of the operating system."""
+  name, what, advice = str(error.filename or 'a file'), 'failed', 'see to it'
+  if errors.of_writing(error) is errors.DiskFullError:
+    what, advice = 'could not be written', 'free some space'
+  elif os.path.islink(name) and not os.path.exists(name):
+    advice = f'it is a link to {os.readlink(name)}, which is not there: fix it'
+  return (
+    f'{name} {what} ({error.strerror}). What was written before is complete '
+    f'and kept; {advice}, and give the same command again: it resumes from '
+    'there.'
+  )
+
+
+def _check_names(takes_urls):
+  """Raises InputError for names that no file may have here."""
+  for text in (*sys.argv, os.getcwd()):
+    if text != text.encode(errors='replace').decode():
+      raise errors.InputError(
+        f'{text!r} is not UTF-8; give names of files and folders that are.'
+      )
+  for name in _WRITTEN:
+    value = flags.FLAGS[name].value if name in flags.FLAGS else None
+    if not takes_urls and '://' in str(value):
+      raise errors.InputError(
+        f'--{name}={value} is a URL, expected a folder or file of this '
+        "machine; mount it, or give another. Only experiments.harvest's "
+        '--workdir may be a URL.'
+      )
 
 
 def _hearing_preemption():
@@ -89,9 +169,12 @@ def _parse(argv):
 
 
 def _fail(message):
-  _say('error', message)
-  sys.exit(2)
+  _end('error', message, 2)
 
 
-def _say(kind, message):
-  print(f'{kind}: {" ".join(str(message).split())}', file=sys.stderr)
+def _end(kind, message, code):
+  """Prints one line, in all of several processes, and ends."""
+  line = ' '.join(str(message).split())
+  print(f'{kind}: {line}', file=sys.stderr)
+  hosts.leave(line, code)
+  sys.exit(code)

@@ -1,5 +1,7 @@
 """From a request to a folder of records."""
 
+from collections.abc import Iterator
+import contextlib
 import dataclasses
 import pathlib
 
@@ -13,6 +15,7 @@ from jumprelu_jax import embedded
 from jumprelu_jax import errors
 from jumprelu_jax import identity
 from jumprelu_jax import inputs as inputs_lib
+from jumprelu_jax import lock
 from jumprelu_jax import run_folder
 from jumprelu_jax import seals
 from jumprelu_jax import whole
@@ -31,6 +34,7 @@ from jumprelu_jax.text import sequences
 
 # In the folder of records; the first two until it is whole.
 _SEQUENCES, _CHECKPOINT, _REQUEST = 'sequences.npy', 'state.npz', 'request.json'
+_LOCK = 'records.lock'
 _HARVEST = 'harvest'  # --text: what the SAE was trained on
 
 
@@ -71,7 +75,7 @@ def make(request: Request, out: str | pathlib.Path) -> None:
 
   Raises:
     errors.InputError: something is missing or does not fit, or the folder is of
-      another request; nothing has been written.
+      another request or in use; nothing has been written.
   """
   out = pathlib.Path(out)
   sae = load_sae(request)
@@ -86,12 +90,13 @@ def make(request: Request, out: str | pathlib.Path) -> None:
     inputs.architecture.vocab_size,
     run.text.context_length,
   )
-  if not _claim(out, _decisive(request, sae, inputs, limits)):
-    _make(out, sae, inputs, state, request, limits)
-  for name in (_SEQUENCES, _CHECKPOINT):
-    (out / name).unlink(missing_ok=True)
-  if request.architecture:
-    write.name_architecture(out, request.architecture)
+  with _claimed(out, _decisive(request, sae, inputs, limits)):
+    if not (out / schema.SOURCE).is_file():
+      _make(out, sae, inputs, state, request, limits)
+    for name in (_SEQUENCES, _CHECKPOINT):
+      (out / name).unlink(missing_ok=True)
+    if request.architecture:
+      write.name_architecture(out, request.architecture)
 
 
 def load_sae(request: Request) -> api.SAE:
@@ -236,8 +241,22 @@ def _decisive(request, sae, inputs, limits):
   }
 
 
-def _claim(out, wanted):
-  """Makes a folder the request's own; returns whether it is whole already."""
+@contextlib.contextmanager
+def _claimed(out: pathlib.Path, wanted: dict[str, object]) -> Iterator[None]:
+  """Makes a folder the request's own, and holds its lock while it lasts."""
+  _check_is_ours(out, wanted)
+  whole.make_folder(out)
+  with lock.held(out / _LOCK):
+    _check_is_ours(out, wanted)  # another may have claimed it meanwhile
+    for path in out.glob('*.partial'):
+      path.unlink()  # of a process that was killed while it wrote
+    if not (out / _REQUEST).is_file():
+      whole.write_json(out / _REQUEST, seals.signed(wanted))
+    yield
+
+
+def _check_is_ours(out, wanted):
+  """Raises InputError unless a folder is the request's, or nobody's."""
   path = out / _REQUEST
   if path.is_file():
     found = _read_request(path)
@@ -246,17 +265,17 @@ def _claim(out, wanted):
         f'--out={out} holds records of something else ({differing}); give '
         'another folder.'
       )
-    return (out / schema.SOURCE).is_file()
-  if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    return
+  # A process that was killed as it claimed the folder leaves these.
+  left = {out / _LOCK, *out.glob(f'{_REQUEST}.*.partial')}
+  if out.exists() and not (out.is_dir() and set(out.iterdir()) <= left):
     raise errors.InputError(
       f'--out={out} exists and holds no records; give an empty or a new folder.'
     )
-  whole.write_json(path, seals.signed(wanted))
-  return False
 
 
 def _read_request(path):
-  """Returns what `_claim` wrote; a version without checksums may have."""
+  """Returns what `_claimed` wrote; a version without checksums may have."""
   found = run_folder.read_json(path)
   if 'checksum' not in found:
     return found

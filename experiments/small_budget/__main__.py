@@ -30,6 +30,7 @@ from jumprelu_jax import progress
 from jumprelu_jax import results
 from jumprelu_jax import run_folder
 from jumprelu_jax import supply
+from jumprelu_jax import whole
 from jumprelu_jax import writer
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder.', required=True)
@@ -64,7 +65,7 @@ def row_of(case, inputs, store, folder):
       ),
       'seconds': round(seconds),
   }  # fmt: skip
-  path.write_text(json.dumps(row) + '\n')
+  whole.write_json(path, row)  # its SAE is not trained again
   return row
 
 

@@ -108,6 +108,8 @@ class Zarr3:
         spec, create=True, delete_existing=True, context=places.CONTEXT
       ).result()
       array.write(rows_ND).result()
+    if not places.is_url(path):
+      whole.sync_tree(path)
 
   def open(
     self, path: str | os.PathLike, shape: tuple[int, int], dtype: np.dtype
