@@ -287,3 +287,21 @@ def test_a_zero_reconstruction_has_no_direction():
   got = metrics.of_rows(y_ND, jnp.zeros((2, 3)), jnp.zeros(3))
   np.testing.assert_array_equal(got['cosine'], [0, 0])
   assert math.isnan(metrics.ratio(0.0, 0.0))
+
+
+def test_latents_at_a_share_are_not_over_it():
+  # Of 100 positions: a latent at 1%, one at 2%, one at 10%, one at 11%.
+  f_NM = (np.arange(100)[:, None] < [1, 2, 10, 11]).astype('float32')
+  y_ND = np.random.default_rng(0).normal(size=(100, 2)).astype('float32')
+  every = np.ones(100, bool)
+  rows = metrics.of_rows(y_ND, 0.5 * y_ND, jnp.zeros(2))
+  sums = {
+    **dict.fromkeys(('positions', 'predictions', 'loss_spliced', 'kl'), 1),
+    **metrics.totals(y_ND, f_NM, jnp.zeros(2), every),
+    **metrics.add_up(rows, every),
+    'positions': 100,
+  }
+  baseline = metrics.Baseline(np.zeros(2), 2.5, 4.5, 12.5)
+  got = metrics.finish(metrics.merge(sums), baseline)
+  assert got['frac_over_1pct'] == 3 / 4
+  assert got['frac_over_10pct'] == 1 / 4

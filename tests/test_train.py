@@ -68,6 +68,17 @@ def test_state_is_born_and_kept_sharded(planted_run):
   assert [m.addressable_shards[0].data.size for m in moments] == [16 * 12] * 2
 
 
+def test_a_batch_from_the_host_is_laid_out_over_the_mesh(planted_run):
+  mesh = sharding.make_mesh(2, 4)
+  init, step_fn = train.compile_for(planted_run, WIDTHS, mesh)
+  state = init(jax.random.key(0))
+  numbers = train.numbers_of(planted_run)
+  rows_BD = PlantedShards(64).open(0)
+  compiled = step_fn.lower(state, rows_BD, 1.0, numbers).compile()
+  _, rows, *_ = compiled.input_shardings[0]
+  assert rows.spec == P('data', None)
+
+
 def test_a_sweep_compiles_once(planted_run):
   train._compile.cache_clear()
   for coeff in (0.01, 0.02, 0.03):
