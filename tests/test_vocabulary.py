@@ -129,6 +129,11 @@ def test_the_message_names_the_token(lm, changed_lm):
     notebook.run('a<5>b')
 
 
+def test_a_long_text_in_a_notebook_is_too_long_and_no_more(lm):
+  with pytest.raises(errors.InputError, match='300001 tokens; the model reads'):
+    lm.tokens('abc' * 100_000)
+
+
 @pytest.mark.parametrize('padding', [-1, V, None], ids=str)
 def test_padding_is_a_token_that_the_model_has(tiny_lm, tmp_path, padding):
   config = json.loads((tiny_lm / 'config.json').read_text())

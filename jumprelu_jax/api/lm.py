@@ -22,6 +22,7 @@ from jumprelu_jax.lm import generation
 from jumprelu_jax.lm import huggingface
 from jumprelu_jax.lm import sites
 from jumprelu_jax.lm import transformer
+from jumprelu_jax.text import long_text
 from jumprelu_jax.text import pieces
 
 
@@ -62,12 +63,13 @@ class LM:
       errors.InputError: the model has no embedding for one of them.
     """
     architecture = self.model.architecture
-    ids = self.tokenizer.encode(text, add_special_tokens=False).ids
+    pieces = long_text.encode([text], self.tokenizer)
+    ids = np.concatenate([np.empty(0, np.int32), *pieces]).tolist()
     bos = architecture.bos_id
     # A text that was rendered for chat often has one itself.
     if starts and bos is not None and ids[:1] != [bos]:
       ids = [bos, *ids]
-    architecture.check_ids(np.array(ids), self.tokenizer.id_to_token)
+    architecture.check_ids(np.array(ids, int), self.tokenizer.id_to_token)
     return ids
 
   def words(self, tokens: Sequence[int]) -> list[str]:
