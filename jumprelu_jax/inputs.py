@@ -6,7 +6,6 @@ from collections.abc import Iterator
 import dataclasses
 import functools
 import itertools
-import json
 import os
 import pathlib
 
@@ -20,6 +19,7 @@ from jumprelu_jax import embedded
 from jumprelu_jax import errors
 from jumprelu_jax import evaluation
 from jumprelu_jax import identity
+from jumprelu_jax import json_files
 from jumprelu_jax import metrics
 from jumprelu_jax import seals
 from jumprelu_jax import sharding
@@ -266,7 +266,7 @@ def _read_signed(path):
   if not path.exists():
     return {}
   try:
-    return seals.check_signed(json.loads(path.read_bytes()))
+    return seals.check_signed(json_files.parse_object(path.read_bytes()))
   except ValueError as error:
     raise errors.InputError(
       f'{path} is damaged ({error}); delete it and '

@@ -10,6 +10,7 @@ from typing import Any
 
 import xxhash
 
+from jumprelu_jax import json_files
 from jumprelu_jax import whole
 
 NAME = 'seal.json'
@@ -78,7 +79,7 @@ def is_sealed(folder: str | os.PathLike, name: str) -> bool:
   """True if a folder has a seal that a file is under; neither is checked."""
   path = pathlib.Path(folder) / NAME
   try:
-    return name in json.loads(path.read_bytes())['files']
+    return name in json_files.parse_object(path.read_bytes())['files']
   except (OSError, ValueError, KeyError, TypeError):
     return False
 
@@ -111,7 +112,7 @@ def _read_seal(path):
   if not path.is_file():
     raise BrokenSealError(f'{path} is missing')
   try:
-    content = check_signed(json.loads(path.read_bytes()))
+    content = check_signed(json_files.parse_object(path.read_bytes()))
   except ValueError as error:
     raise BrokenSealError(f'{path} is damaged ({error})') from error
   if content['version'] != _VERSION:

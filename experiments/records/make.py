@@ -1,7 +1,6 @@
 """From a request to a folder of records."""
 
 import dataclasses
-import json
 import pathlib
 
 import numpy as np
@@ -205,7 +204,7 @@ def _claim(out, wanted):
   """Makes a folder the request's own; returns whether it is whole already."""
   path = out / _REQUEST
   if path.is_file():
-    found = json.loads(path.read_text())
+    found = run_folder.read_json(path)
     if differing := identity.differences(found, wanted, 'wanted'):
       raise errors.InputError(
         f'--out={out} holds records of something else ({differing}); give '

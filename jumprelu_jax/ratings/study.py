@@ -24,6 +24,7 @@ import numpy as np
 
 from jumprelu_jax import errors
 from jumprelu_jax import identity
+from jumprelu_jax import json_files
 from jumprelu_jax import whole
 from jumprelu_jax.ratings import design
 from jumprelu_jax.ratings import windows
@@ -113,7 +114,7 @@ class Study:
     path = self.folder / _ITEMS
     try:
       lines = path.read_text(encoding='utf-8').split('\n')[:-1]
-      rows = list(map(json.loads, lines))
+      rows = list(map(json_files.parse_object, lines))
       found = {row['item']: row['strata'] for row in rows}
       if found.keys() == self.items.keys():
         return found
@@ -170,7 +171,7 @@ def read(folder: str | os.PathLike) -> Study:
       'experiments.rate serve has made.'
     )
   try:
-    found = json.loads(path.read_text())
+    found = json_files.parse_object(path.read_text())
     if found['version'] == _VERSION:
       return _from_json(folder, found)
   except (ValueError, KeyError, TypeError) as error:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
-import json
 import os
 import pathlib
 from typing import TypeVar
@@ -15,6 +14,7 @@ import numpy as np
 import tokenizers
 
 from jumprelu_jax import errors
+from jumprelu_jax import json_files
 from jumprelu_jax.text import sources
 
 T = TypeVar('T')
@@ -193,7 +193,9 @@ def _has_chat_template(folder):
   if any(folder.glob('chat_template.*')):
     return True
   try:
-    settings = json.loads((folder / 'tokenizer_config.json').read_text('utf-8'))
+    settings = json_files.parse(
+      (folder / 'tokenizer_config.json').read_text('utf-8')
+    )
   except (OSError, ValueError):
     return False
   return isinstance(settings, dict) and bool(settings.get('chat_template'))
