@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
-import json
 import pathlib
 
 import numpy as np
 
 from jumprelu_jax import errors
 from jumprelu_jax import identity
+from jumprelu_jax import json_files
 from jumprelu_jax import progress
 from jumprelu_jax import seals
 from jumprelu_jax import whole
@@ -108,7 +108,7 @@ def _read_signed(path):
   if not path.exists():
     return {}
   try:
-    return seals.check_signed(json.loads(path.read_bytes()))
+    return seals.check_signed(json_files.parse_object(path.read_bytes()))
   except ValueError as error:
     raise errors.InputError(
       f'{path} is damaged ({error}); delete it and '

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
-import json
 import os
 import pathlib
 
 import numpy as np
 
 from jumprelu_jax import errors
+from jumprelu_jax import json_files
 from jumprelu_jax import results
 from jumprelu_jax import seals
 
@@ -142,7 +142,7 @@ def _check_seal(folder):
 
 def _read_json(path):
   try:
-    value = json.loads(path.read_text())
+    value = json_files.parse(path.read_text())
   except ValueError as error:
     raise errors.InputError(
       f'{path} is not JSON ({error}); remove it and give the command of its '

@@ -13,6 +13,7 @@ import socket
 import time
 
 from jumprelu_jax import errors
+from jumprelu_jax import json_files
 from jumprelu_jax import progress
 
 # Of file systems that have no locks.
@@ -84,7 +85,7 @@ def _holder():
 
 def _refusal(path):
   try:
-    holder = json.loads(path.read_text())
+    holder = json_files.parse_object(path.read_text())
     who = f'process {holder["pid"]} on {holder["host"]}, {holder["since"]}'
   except (OSError, ValueError, TypeError, KeyError):  # it is just being written
     who = 'one that has just begun'

@@ -14,6 +14,7 @@ from typing import Any
 import xxhash
 
 from jumprelu_jax import errors
+from jumprelu_jax import json_files
 from jumprelu_jax import whole
 
 NAME = 'seal.json'
@@ -134,7 +135,7 @@ def is_sealed(folder: str | os.PathLike, name: str) -> bool:
   """True if a folder has a seal that a file is under; neither is checked."""
   path = pathlib.Path(folder) / NAME
   try:
-    return name in json.loads(path.read_bytes())['files']
+    return name in json_files.parse_object(path.read_bytes())['files']
   except (FileNotFoundError, NotADirectoryError):
     return False
   except (ValueError, KeyError, TypeError):
@@ -175,14 +176,13 @@ def _read_seal(path):
   if not path.is_file():
     raise BrokenSealError(path, 'is missing')
   try:
-    content = check_signed(json.loads(path.read_bytes()))
+    content = check_signed(json_files.parse_object(path.read_bytes()))
     version = content['version']
     for name, (_, _) in content['files'].items():
       # It may come from elsewhere, and speaks of its own folder alone.
       if pathlib.PurePath(name).is_absolute() or '..' in name.split('/'):
         raise ValueError(f'{name!r} is not in its folder')
-  except (ValueError, KeyError, TypeError, AttributeError,
-          RecursionError) as error:  # fmt: skip
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise BrokenSealError(path, f'is damaged ({error})') from error
   if version != _VERSION:
     raise BrokenSealError(path, f'is of version {version}, expected {_VERSION}')

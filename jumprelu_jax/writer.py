@@ -9,6 +9,7 @@ import os
 import pathlib
 import time
 
+from jumprelu_jax import json_files
 from jumprelu_jax import whole
 
 _SECONDS_PER_FLUSH = 10.0
@@ -99,7 +100,7 @@ def read_curve(folder: str | os.PathLike) -> list[dict[str, float]]:
   records = []
   for line in path.read_text().splitlines():
     try:
-      records.append(json.loads(line))
+      records.append(json_files.parse_object(line))
     except ValueError:  # cut short when the process was killed
       break
   return records

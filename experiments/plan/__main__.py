@@ -11,7 +11,6 @@ those counted by hand, its collectives, and an estimate of its time. With
 A program that does not fit ends with the compiler's own message.
 """
 
-import json
 import pathlib
 import time
 
@@ -24,6 +23,7 @@ from experiments.plan import programs
 from jumprelu_jax import errors
 from jumprelu_jax import train
 from jumprelu_jax.lm import hf_config
+from jumprelu_jax.lm import hf_weights
 from jumprelu_jax.lm import huggingface
 from jumprelu_jax.lm import sites
 
@@ -39,7 +39,7 @@ _LM_CONFIG = flags.DEFINE_string('lm_config', None, "The model's config.json.")
 def architecture_of(run):
   """Returns the language model's architecture, from nothing but its config."""
   if _LM_CONFIG.value:
-    values = json.loads(pathlib.Path(_LM_CONFIG.value).read_text())
+    values = hf_weights.load_json(pathlib.Path(_LM_CONFIG.value))
     return hf_config.architecture(values, _LM_CONFIG.value)
   folder, _ = huggingface.resolve(run.lm.path, run.lm.revision)
   return huggingface.load_architecture(folder)

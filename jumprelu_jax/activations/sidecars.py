@@ -15,6 +15,7 @@ import os
 import numpy as np
 import xxhash
 
+from jumprelu_jax import json_files
 from jumprelu_jax import seals
 from jumprelu_jax.activations import formats
 from jumprelu_jax.activations import places
@@ -161,7 +162,7 @@ def _name(index):
 
 def _parse(path, content, d_model):
   try:
-    raw = seals.check_signed(json.loads(content))
+    raw = seals.check_signed(json_files.parse_object(content))
     raw['sum_D'] = tuple(raw['sum_D'])
     sidecar = Sidecar(**raw)
   except (ValueError, TypeError, KeyError) as error:

@@ -18,6 +18,7 @@ import numpy as np
 
 from jumprelu_jax import errors
 from jumprelu_jax import identity
+from jumprelu_jax import json_files
 from jumprelu_jax import shapes
 from jumprelu_jax.activations import formats
 from jumprelu_jax.activations import places
@@ -350,7 +351,7 @@ def _read_description(place, folder):
       'experiments.harvest first.'
     )
   try:
-    raw = json.loads(content)
+    raw = json_files.parse_object(content)
     version = raw.get('version')
     if version == _VERSION:
       fields = raw['description']

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
-import json
 import os
 import pathlib
 
@@ -19,6 +18,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from jumprelu_jax import errors
+from jumprelu_jax import json_files
 from jumprelu_jax import results
 from jumprelu_jax import seals
 from jumprelu_jax import whole
@@ -130,7 +130,7 @@ def read(folder: str | os.PathLike) -> Scores:
       '`experiments.autointerp score` has finished.'
     )
   try:
-    about = json.loads((folder / _SUMMARY).read_bytes())
+    about = json_files.parse_object((folder / _SUMMARY).read_bytes())
     seals.check(folder, 'Score its records again.', about=about)
     rows = parquet.read_table(folder / _SCORES).to_pylist()
     about['scores'], about['architecture'], about['l0']  # must be there

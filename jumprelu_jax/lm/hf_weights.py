@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import pathlib
 
@@ -12,12 +11,16 @@ import numpy as np
 import safetensors
 
 from jumprelu_jax import errors
+from jumprelu_jax import json_files
 from jumprelu_jax.lm import hf_names
 from jumprelu_jax.lm import transformer
 from jumprelu_jax.lm.architecture import Architecture
 
 _WEIGHTS = 'model.safetensors'
 _INDEX = 'model.safetensors.index.json'
+# Of one model; the largest have some hundred.
+_MOST_FILES = 2000
+_DTYPES = ('F64', 'F32', 'F16', 'BF16')
 # Of embedding and head that are compared at a time.
 _ROWS = 4096
 
@@ -69,6 +72,8 @@ class Weights:
     shapes = [tuple(view.get_shape()) for view in views]
     if shapes[0] != shapes[1] or len(shapes[0]) != 2:
       return True
+    if any(view.get_dtype() not in _DTYPES for view in views):
+      return True  # which `check` refuses
     for start in range(0, shapes[0][0], _ROWS):
       rows = slice(start, min(start + _ROWS, shapes[0][0]))
       ours, theirs = (np.asarray(view[rows], np.float32) for view in views)
@@ -110,6 +115,10 @@ class Weights:
       files = {self._inside(index, file) for file in named.values()}
     else:
       files = {_WEIGHTS}
+    if len(files) > _MOST_FILES:
+      raise errors.InputError(
+        f'{index} names {len(files):,} files; expected at most {_MOST_FILES:,}.'
+      )
     return {
       tensor: file
       for file in sorted(files)
@@ -118,7 +127,7 @@ class Weights:
 
   def _inside(self, index, file):
     """Refuses names that lead out of the folder."""
-    if pathlib.PurePath(file).name != file:
+    if not isinstance(file, str) or pathlib.PurePath(file).name != file:
       raise errors.InputError(
         f'{index}: {file!r} is not the name of a file beside it.'
       )
@@ -146,7 +155,14 @@ class Weights:
     if name not in self._file_of:
       raise errors.InputError(f'{self._folder}/{_WEIGHTS} lacks tensor {name}.')
     file = self._file_of[name]
-    got = tuple(self._open(name).get_slice(name).get_shape())
+    view = self._open(name).get_slice(name)
+    got, dtype = tuple(view.get_shape()), view.get_dtype()
+    if dtype not in _DTYPES:
+      raise errors.InputError(
+        f'{self._folder}/{file}: {name} has dtype {dtype}, expected one of '
+        f'{", ".join(_DTYPES)}; quantised weights are not read, give the '
+        'folder of the model as it was before.'
+      )
     if got != shape:
       raise errors.InputError(
         f'{self._folder}/{file}: {name} has shape {got}, expected {shape} '
@@ -200,9 +216,8 @@ def existing(path: pathlib.Path) -> pathlib.Path:
 def load_json(path: pathlib.Path) -> dict:
   """Reads one JSON object of a model folder."""
   try:
-    raw = json.loads(existing(path).read_bytes())
+    return json_files.read_object(existing(path))
   except ValueError as error:
-    raise errors.InputError(f'{path} is not JSON ({error}).') from error
-  if not isinstance(raw, dict):
-    raise errors.InputError(f'{path} is not a JSON object.')
-  return raw
+    raise errors.InputError(
+      f'{path} is not a JSON object ({error}).'
+    ) from error

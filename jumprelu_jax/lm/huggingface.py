@@ -34,6 +34,7 @@ from jumprelu_jax.lm.architecture import Architecture
 
 _CONFIG = 'config.json'
 _WEIGHTS = 'model.safetensors'
+_ADAPTER = 'adapter_config.json'
 _TOKENIZER = 'tokenizer.json'
 
 
@@ -80,6 +81,12 @@ def load_architecture(folder: str | os.PathLike) -> Architecture:
     raise errors.InputError(
       f'model folder {folder} does not exist; give a folder with {_CONFIG}, '
       f'{_WEIGHTS} and {_TOKENIZER}.'
+    )
+  if (folder / _ADAPTER).is_file():
+    raise errors.InputError(
+      f'{folder} holds an adapter ({_ADAPTER}), which changes the weights of '
+      'another model; merge it into that model, and give the folder of the '
+      'merged one.'
     )
   raw = hf_weights.load_json(folder / _CONFIG)
   result = hf_config.architecture(raw, f'{folder}/{_CONFIG}')

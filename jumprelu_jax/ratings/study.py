@@ -26,6 +26,7 @@ import numpy as np
 
 from jumprelu_jax import errors
 from jumprelu_jax import identity
+from jumprelu_jax import json_files
 from jumprelu_jax import seals
 from jumprelu_jax import seeds
 from jumprelu_jax import whole
@@ -121,7 +122,7 @@ class Study:
     path = self.folder / _ITEMS
     try:
       lines = path.read_text(encoding='utf-8').split('\n')[:-1]
-      rows = list(map(json.loads, lines))
+      rows = list(map(json_files.parse_object, lines))
       found = {row['item']: row['strata'] for row in rows}
       if found.keys() == self.items.keys():
         return found
@@ -176,7 +177,7 @@ def read(folder: str | os.PathLike) -> Study:
       'experiments.rate serve has made.'
     )
   try:
-    found = json.loads(path.read_bytes())
+    found = json_files.parse_object(path.read_bytes())
     if found['version'] == _VERSION:
       seals.check(folder, _REMEDY, about=found)
       return _from_json(folder, found)

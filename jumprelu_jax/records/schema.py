@@ -27,7 +27,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 import dataclasses
 import functools
-import json
 import os
 import pathlib
 
@@ -36,6 +35,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from jumprelu_jax import errors
+from jumprelu_jax import json_files
 from jumprelu_jax import seals
 from jumprelu_jax.text import pieces
 
@@ -207,7 +207,7 @@ def read(folder: str | os.PathLike) -> Records:
       'finished.'
     )
   try:
-    found = json.loads(path.read_bytes())
+    found = json_files.parse_object(path.read_bytes())
     version = found['version']
     if version == VERSION:
       seals.check(

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import contextlib
 import datetime
 import functools
-import json
 import os
 import pathlib
 import random
@@ -20,6 +19,7 @@ import numpy as np
 import tokenizers
 
 from jumprelu_jax import errors
+from jumprelu_jax import json_files
 from jumprelu_jax.text import long_text
 from jumprelu_jax.text import packing
 from jumprelu_jax.text import sources
@@ -241,7 +241,9 @@ def _has_chat_template(folder):
   if any(folder.glob('chat_template.*')):
     return True
   try:
-    settings = json.loads((folder / 'tokenizer_config.json').read_text('utf-8'))
+    settings = json_files.parse(
+      (folder / 'tokenizer_config.json').read_text('utf-8')
+    )
   except (OSError, ValueError):
     return False
   return isinstance(settings, dict) and bool(settings.get('chat_template'))
