@@ -40,7 +40,7 @@ _RANGES = {
   'activations.prefetch_batches': (0, None, True),
   'sae.num_latents': (1, selection.MOST_LATENTS, True),
   'sae.k': (1, None, True),
-  'sae.capacity': (-1, None, True),
+  'sae.capacity': (-1, selection.MOST_LATENTS, True),
   'sae.initial_threshold': (0, None, False),
   'sae.initial_encoder_norm': (0, None, False),
   'sae.initial_decoder_norm': (0, None, False),

@@ -33,6 +33,7 @@ from jumprelu_jax import preemption
 from jumprelu_jax import progress
 from jumprelu_jax import sharding
 from jumprelu_jax import splicing
+from jumprelu_jax import top
 from jumprelu_jax.lm import outliers
 from jumprelu_jax.lm import sites
 from jumprelu_jax.lm import transformer
@@ -167,7 +168,7 @@ def measure_activations(setting: Setting) -> metrics.Sums:
     found = {
       'y_D': y_D,
       'positions': batch.is_text_BL.sum(),
-      'norms': metrics.Largest(norm_BL[batch.is_text_BL]),
+      'norms': top.Largest(norm_BL[batch.is_text_BL]),
     }
     sums = metrics.merge(sums, found)
   return sums
@@ -339,7 +340,7 @@ def _spliced(sae, model, clean, pivot_D, top_norm, splice):
       metrics.of_predictions, model, clean, splice, *ends_BLD
     ),
     **metrics.totals(clean.y_ND, f_NM, pivot_D, is_text_N),
-    **metrics.rest(clean.y_ND, pivot_D, is_text_N, top_norm),
+    **top.rest(clean.y_ND, pivot_D, is_text_N, top_norm),
   }
 
 

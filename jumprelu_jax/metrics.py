@@ -28,37 +28,11 @@ import numpy as np
 from jumprelu_jax import errors
 from jumprelu_jax import ops
 from jumprelu_jax import shapes
+from jumprelu_jax import top
 
 #: Name → sum over positions, float64 or int64: a number, or an array of one for
 #: each latent (_M), dimension (_D) or value of L0.
-Sums = dict[str, 'float | int | np.ndarray | Largest']
-
-#: Share of the positions, those with the largest norms, that are the top. A few
-#: attention sinks may carry nearly all of the variance.
-TOP_SHARE = 1e-3
-# Norms that are kept, those of the top of a billion positions.
-_MOST_NORMS = 2**20
-# Norms that differ by less than this share are equal.
-_ROUNDING = 1e-5
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Largest:
-  """The largest of some numbers; adds up as sums do."""
-
-  values: np.ndarray
-
-  def __add__(self, other: Largest) -> Largest:
-    """Returns the largest of both."""
-    both = np.concatenate([self.values, other.values])
-    if len(both) > _MOST_NORMS:
-      both = np.partition(both, -_MOST_NORMS)[-_MOST_NORMS:]
-    return Largest(both)
-
-  def at(self, count: int) -> float:
-    """Returns the count-th largest, or the least of fewer."""
-    count = min(count, len(self.values))
-    return float(np.partition(self.values, -count)[-count]) if count else 0.0
+Sums = dict[str, 'float | int | np.ndarray | top.Largest']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,27 +108,6 @@ def totals(
   return {
     'deviation_D': jnp.sum(deviation_ND, axis=0),
     'fired_M': jnp.sum(fired_NM, axis=0, dtype='int32'),
-  }
-
-
-def rest(
-  y_ND: jax.Array,
-  pivot_D: jax.Array,
-  is_text_N: jax.Array,
-  top_norm: jax.Array | float,
-) -> dict[str, jax.Array]:
-  """Returns which text positions are not of the top, and their sum.
-
-    is_rest_N         for `add_up_rest`
-    rest_deviation_D  sum of y - pivot over them
-
-  Arguments as `totals`; from `top_norm` on a position belongs to the top.
-  """
-  is_rest_N = is_text_N & (jnp.linalg.norm(y_ND, axis=-1) < top_norm)
-  deviation_ND = jnp.where(is_rest_N[:, None], y_ND - pivot_D[None], 0)
-  return {
-    'is_rest_N': is_rest_N,
-    'rest_deviation_D': jnp.sum(deviation_ND, axis=0),
   }
 
 
@@ -251,7 +204,7 @@ def merge(*parts: Sums) -> Sums:
   merged = {}
   for part in parts:
     for name, value in part.items():
-      value = value if isinstance(value, Largest) else _widened(value)
+      value = value if isinstance(value, top.Largest) else _widened(value)
       merged[name] = merged[name] + value if name in merged else value
   return merged
 
@@ -271,8 +224,7 @@ def baseline(activations: Sums, ablations: Sums) -> Baseline:
     name: ratio(ablations[name], ablations['ce_predictions'])
     for name in ('ce_loss_without_sae', 'ce_loss_with_ablation')
   }
-  count = math.ceil(TOP_SHARE * activations['positions'])
-  top_norm = activations['norms'].at(count) * (1 - _ROUNDING)
+  top_norm = top.least_norm(activations['norms'], activations['positions'])
   return Baseline(mean_of(activations), **losses, top_norm=top_norm)
 
 
@@ -407,12 +359,7 @@ def _fidelity(sums):
 
 def _without_top(sums, variance):
   n, rest = sums['positions'], sums['rest_positions']
-  deviation_D = sums['rest_deviation_D']
-  about_pivot = sums['rest_squared_deviation']
-  mean_D = sums['deviation_D'] / max(n, 1)
-  # Sums of |y - a|^2 over the rest, a the mean of all positions, or their own.
-  about_all = about_pivot - np.sum(mean_D * (2 * deviation_D - rest * mean_D))
-  about_own = about_pivot - ratio(np.sum(deviation_D**2), rest)
+  about_all, about_own = top.variations(sums)
   return {
     'top_variance_share': 1 - ratio(about_all, n * variance),
     'top_positions': int(n - rest),

@@ -26,6 +26,8 @@ _EXPLODED_SHARE, _EXPLODED_GROWTH, _GROWN_SHARE = 0.25, 5.0, 0.05
 # Of the steps, after lambda's warm-up, in which L0 may be as it was at first.
 _SETTLING = 0.1
 _DEAD = 0.9
+# Of the mean squared norm; zeros have 1, more or less, as batches differ.
+_LARGE_ERROR = 1.05
 # Passes over the rows, from which on what an SAE learns of them by heart may
 # show.
 _MANY_PASSES = 10
@@ -61,7 +63,9 @@ def top_share(rows_ND: np.ndarray) -> float:
   squared_N = np.square(rows_ND.astype(np.float64)).sum(axis=1)
   count = math.ceil(_TOP * len(squared_N))
   total = squared_N.sum()
-  return float(np.partition(squared_N, -count)[-count:].sum() / (total or 1))
+  if not 0 < total < math.inf:
+    return 0.0  # of zeros, or of a failing model, of which others tell
+  return float(np.partition(squared_N, -count)[-count:].sum() / total)
 
 
 def _says_top(share):
@@ -132,7 +136,9 @@ def _is_ready(record, run):
 
 def _errs(before, record, run):
   del before
-  return _is_ready(record, run) and record.get('squared_error', 0) > 1
+  return (
+    _is_ready(record, run) and record.get('squared_error', 0) > _LARGE_ERROR
+  )
 
 
 def _says_error(record, run, share):

@@ -15,7 +15,10 @@ LAYERS = (
     'config_history', 'products', 'seeds',
   },
   {'results', 'finished', 'comparison'},
-  {'config', 'config_checks', 'text', 'ops', 'selection', 'metrics', 'sparse'},
+  {
+    'config', 'config_checks', 'text', 'ops', 'selection', 'metrics', 'sparse',
+    'top',
+  },
   {'sharding', 'sae', 'health', 'optim', 'identity', 'checkpoint', 'lm'},
   {
     'objectives', 'components', 'architectures', 'export', 'activations',

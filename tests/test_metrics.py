@@ -10,6 +10,7 @@ import pytest
 import scipy.special
 
 from jumprelu_jax import metrics
+from jumprelu_jax import top
 
 N, D, M, V = 403, 24, 40, 50
 ABLATED = ('clean', 'mean_ablated', 'zero_ablated', 'zero_everywhere')
@@ -69,7 +70,7 @@ def columns(batch, W_dec, pivot_D, top_norm):
   y, is_text = batch['y'], batch['is_text']
   return (
     metrics.totals(y, batch['f'], pivot_D, is_text)
-    | metrics.rest(y, pivot_D, is_text, top_norm),
+    | top.rest(y, pivot_D, is_text, top_norm),
     metrics.of_rows(batch['y'], batch['y_hat'], pivot_D),
     losses | of_predictions,
     of_importance,
@@ -119,7 +120,7 @@ def measure(data, W_dec, num_shards, offset=0.0):
   mean_D = data['y'][data['is_text']].mean(0, dtype='float64')
   first_pass = metrics.merge(
     *[
-      {'norms': metrics.Largest(norms[some][data['is_text'][some]])}
+      {'norms': top.Largest(norms[some][data['is_text'][some]])}
       for some in np.split(rows, ends)
     ]
   )
@@ -161,17 +162,17 @@ def test_variance_is_about_the_mean_whatever_the_pivot(data, W_dec):
 
 @pytest.mark.parametrize('size', [1, 40, 10_000])
 def test_the_largest_of_parts_are_the_largest(size, monkeypatch):
-  monkeypatch.setattr(metrics, '_MOST_NORMS', 50)
+  monkeypatch.setattr(top, '_MOST_NORMS', 50)
   values = np.random.default_rng(0).normal(size=10_000)
   parts = [
-    {'norms': metrics.Largest(some)}
+    {'norms': top.Largest(some)}
     for some in np.split(values, range(size, len(values), size))
   ]
   largest = metrics.merge(*parts)['norms']
   for count in (1, 7, 50):
     assert largest.at(count) == np.sort(values)[-count]
   assert len(largest.values) == (50 if size < 10_000 else 10_000)
-  assert metrics.Largest(np.zeros(0)).at(1) == 0
+  assert top.Largest(np.zeros(0)).at(1) == 0
 
 
 def test_latents_are_counted_exactly(data, W_dec):

@@ -22,6 +22,7 @@ from jumprelu_jax import sweeps
 from jumprelu_jax.activations import store as store_lib
 from jumprelu_jax.lm import sites
 from jumprelu_jax.lm import transformer
+from jumprelu_jax.records import schema
 from jumprelu_jax.records import state
 
 
@@ -118,6 +119,7 @@ def test_released_sae_takes_raw_activations(finished):
   np.testing.assert_allclose(l0, rows[0]['l0'], rtol=0.05)
 
 
+@pytest.mark.slow
 def test_a_norm_filter_reaches_metrics_and_records(tiny_run, tmp_path, capsys):
   """What training leaves out is left out of all that is measured."""
   run = tiny_run.with_values(
@@ -148,7 +150,7 @@ def test_a_norm_filter_reaches_metrics_and_records(tiny_run, tmp_path, capsys):
     str(folder), tokens=tokens_NL.size, settings=state.Settings(width=6)
   )
   make.make(request, tmp_path / 'records')
-  records = json.loads((tmp_path / 'records' / 'source.json').read_text())
+  records = json.loads((tmp_path / 'records' / schema.SOURCE).read_text())
   assert records['positions'] == kept
 
   (folder / 'norm_limits.json').unlink()

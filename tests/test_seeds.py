@@ -59,6 +59,7 @@ def test_other_seeds_are_refused(make, seed, make_run):
     ({'train.steps': 2**31}, 'train.steps=2147483648 is out of range'),
     ({'train.batch_size': 2**19 + 1}, 'train.batch_size=524289 is out of'),
     ({'sae.num_latents': 2**24 + 1}, 'sae.num_latents=16777217 is out of'),
+    ({'sae.capacity': 2**24 + 1}, 'sae.capacity=16777217 is out of'),
     ({'activations.sequences': 2**31}, 'activations.sequences=2147483648 is'),
     (
       {'objective.dead_after_tokens': 2**30 + 1},
