@@ -15,6 +15,7 @@ import jumprelu_jax
 from jumprelu_jax import config as config_lib
 from jumprelu_jax import errors
 from jumprelu_jax import export
+from jumprelu_jax import lock
 from jumprelu_jax.exchange import details
 from jumprelu_jax.records import gather
 from jumprelu_jax.records import schema
@@ -140,6 +141,33 @@ def test_a_killed_command_goes_on(trained, tmp_path, monkeypatch):
     path = f'{name}.parquet'
     want = (whole.folder / path).read_bytes()
     assert (killed.folder / path).read_bytes() == want
+
+
+def test_what_a_killed_command_was_writing_is_no_matter(trained, tmp_path):
+  """Also the very file that makes the folder its own."""
+  whole = make_records(trained, tmp_path / 'whole')
+  killed = tmp_path / 'killed'
+  killed.mkdir()
+  (killed / 'request.json.host-1.partial').write_text('{"version": ')
+  (killed / 'records.lock').write_text('{"pid": 1}')
+  found = make_records(trained, killed)
+  assert found.latents().equals(whole.latents())
+  (killed / 'records.json').unlink()
+  (killed / 'examples.parquet.host-2.partial').write_bytes(b'PAR1')
+  make_records(trained, killed)
+  names = {path.name for path in killed.iterdir()}
+  assert names == {path.name for path in whole.folder.iterdir()}
+
+
+def test_a_folder_is_one_command_s_at_a_time(trained, tmp_path):
+  out = tmp_path / 'records'
+  out.mkdir()
+  with (
+    lock.held(out / 'records.lock'),
+    pytest.raises(errors.InputError, match='in use by another run'),
+  ):
+    make_records(trained, out)
+  make_records(trained, out)
 
 
 def test_a_folder_belongs_to_one_request(trained, tmp_path):
