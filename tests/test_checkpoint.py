@@ -54,6 +54,16 @@ def test_the_last_are_kept(tmp_path):
   again.close()
 
 
+def test_what_was_just_saved_is_restored(tmp_path):
+  saves = checkpoint.Checkpointer(tmp_path)
+  saves.save(2, {'a': jnp.full(3, 2.0)}, {'at': 2})
+  saves.save(4, {'a': jnp.full(3, 4.0)}, {'at': 4})  # waits for the first
+  found = saves.restore(2, {'a': jnp.zeros(3)})
+  np.testing.assert_array_equal(found['a'], [2.0, 2.0, 2.0])
+  assert saves.notes(2) == {'at': 2}
+  saves.close()
+
+
 def some_state(value, size=64):
   return {'a': jnp.full((size, size), float(value)), 'n': jnp.int32(value)}
 

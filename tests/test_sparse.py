@@ -120,11 +120,13 @@ COEFFICIENTS = {
 }
 
 
-def outcome(name, objective, sae, jump=None, observe=lambda encoding: ()):
+def outcome(
+  name, objective, sae, jump=None, observe=lambda encoding: (), scale=1.0
+):
   """Loss, scalars, what is observed, and gradients of a step."""
   jump = jump or ops.Jump()
   architecture = architectures.ARCHITECTURES[name]
-  x_BD = random_saes.random_rows(count=10)
+  x_BD = scale * random_saes.random_rows(count=10)
   y_BD = x_BD if architecture.num_sites == 1 else x_BD[:, :5] * 2
   evaluate_on = functools.partial(
     objectives.evaluate,
@@ -235,6 +237,23 @@ def test_products_in_bfloat16_are_of_rounded_operands(layout, make_run):
     d_f_BM = np.zeros_like(mask_BM, 'float32')
     d_f_BM[latents.order_B[None], latents.index_KB] = d_f
   assert_sum(np.where(mask_BM, d_f_BM, g @ W_dec.T), g, W_dec.T)
+
+
+def test_small_pre_activations_are_selected_too(make_run):
+  # All are far below 1: what fires is decided by their order alone.
+  saes = [sae_of('batch_topk', make_run, capacity) for capacity in (0, M)]
+  (want, _), (got, _) = (
+    outcome(
+      'batch_topk',
+      'reconstruction',
+      sae.replace(b_enc=0.01 * sae.b_enc, b_dec=0.01 * sae.b_dec),
+      scale=0.01,
+    )
+    for sae in saes
+  )
+  assert want[1][0]['l0'] == 3
+  assert got[1][0]['l0'] == 3
+  np.testing.assert_allclose(got[0], want[0], rtol=1e-6)
 
 
 @pytest.mark.parametrize(
