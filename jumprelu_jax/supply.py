@@ -99,6 +99,17 @@ def open_shards(
   return stores[0] if len(stores) == 1 else pairs.PairedStores(*stores)
 
 
+def find_sequences(
+  inputs: inputs_lib.Inputs, workdir: pathlib.Path
+) -> pathlib.Path | None:
+  """Returns the file of the text that a run trains on, if it is there."""
+  config = inputs.run.activations
+  folder = config.store or workdir / 'activations'
+  folder = workdir if config.mode == 'live' else pathlib.Path(folder)
+  path = folder / 'sequences.npy'
+  return path if path.is_file() else None
+
+
 def _is_harvested(inputs, folder):
   """True once every store that training reads is there and complete."""
   folders = [site_folder(folder, site) for site in inputs.trained_on]
