@@ -37,6 +37,7 @@ TEXT_LIBRARIES = {'datasets', 'transformers', 'tokenizers', 'safetensors'}
 MAY_KNOW_THEM = {
   'sources.py',
   'tokens.py',
+  'long_text.py',
   'huggingface.py',
   'hf_weights.py',
   'inputs.py',
