@@ -19,9 +19,17 @@ from jumprelu_jax import json_files
 from jumprelu_jax import progress
 from jumprelu_jax import seals
 from jumprelu_jax import whole
+from jumprelu_jax.text import packing
 from jumprelu_jax.text import sequences
 
 _CHECKSUM = 'sequences_checksum'
+# Of `overlap`: tokens that are compared, sequences that are looked for, tokens
+# among which they are, sequences at a time, and the multiplier of the hash.
+_PIECE = 32
+_LOOKED_FOR = 2048
+_LOOKED_AT = 1 << 25
+_BLOCK = 4096
+_FACTOR = 0x9E3779B97F4A7C15
 
 
 def keep(
@@ -91,6 +99,52 @@ def say_fewer(found: int, wanted: Mapping[str, object]) -> None:
       f'{wanted["context_length"]} tokens, fewer than the '
       f'{wanted["sequences"]:,} asked for'
     )
+
+
+def overlap(
+  tokens_NL: np.ndarray, others_NL: np.ndarray, special_ids: tuple[int, ...]
+) -> float:
+  """Returns about which share of sequences is found among others.
+
+  A sequence is found if the tokens in its middle, up to 32 and all text, follow
+  each other in another one, wherever. Of many sequences, as many are looked at
+  as take seconds, and the share is estimated.
+
+  Args:
+    tokens_NL: sequences, int32.
+    others_NL: others, in which they are looked for.
+    special_ids: tokens that are no text.
+  """
+  length = min(tokens_NL.shape[1], others_NL.shape[1]) - 1
+  size = 1 << (min(length, _PIECE).bit_length() - 1)
+  start = 1 + (tokens_NL.shape[1] - 1 - size) // 2
+  pieces_NL = _some(tokens_NL, _LOOKED_FOR)[:, start : start + size]
+  pieces_NL = pieces_NL[packing.is_text(pieces_NL, special_ids).all(axis=1)]
+  if not len(pieces_NL):
+    return 0.0
+  wanted_N = _hash_pieces(pieces_NL, size)[:, 0]
+  found_N = np.zeros(len(wanted_N), bool)
+  some_NL = _some(others_NL, max(1, _LOOKED_AT // others_NL.shape[1]))
+  for first in range(0, len(some_NL), _BLOCK):
+    block_NL = some_NL[first : first + _BLOCK]
+    found_N |= np.isin(wanted_N, _hash_pieces(block_NL, size))
+  return min(1.0, float(found_N.mean()) * len(others_NL) / len(some_NL))
+
+
+def _some(tokens_NL, count):
+  """Returns at most so many sequences, from everywhere."""
+  return tokens_NL[:: -(-len(tokens_NL) // count)]
+
+
+def _hash_pieces(tokens_NL, size):
+  """Returns a hash of each piece of `size` tokens, a power of two."""
+  hashed_NL = tokens_NL.astype(np.uint64) + np.uint64(1)
+  factor, span = _FACTOR, 1
+  while span < size:
+    shifted = hashed_NL[:, span:]
+    hashed_NL = hashed_NL[:, :-span] * np.uint64(factor) + shifted
+    factor, span = factor * factor % (1 << 64), 2 * span
+  return hashed_NL
 
 
 def _write_signed(path, content):

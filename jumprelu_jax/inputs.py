@@ -20,6 +20,7 @@ from jumprelu_jax import embedded
 from jumprelu_jax import errors
 from jumprelu_jax import evaluation
 from jumprelu_jax import metrics
+from jumprelu_jax import progress
 from jumprelu_jax import sharding
 from jumprelu_jax import train
 from jumprelu_jax.activations import buckets
@@ -397,10 +398,16 @@ def _check_lengths(run, architecture, folder):
 def _with_token_ids(architecture, config, folder):
   """Returns the architecture with the config's BOS and special tokens."""
   bos_id = architecture.bos_id if config.bos_id < 0 else config.bos_id
+  if bos_id is None and architecture.special_ids:
+    bos_id = architecture.special_ids[0]
+    progress.say(
+      f'{folder} has no BOS token; sequences start with its special token '
+      f'{bos_id} (set config.text.bos_id for another)'
+    )
   if bos_id is None:
     raise errors.InputError(
-      f'{folder} has no BOS token to start sequences with; set '
-      'config.text.bos_id, for example to the id of its end-of-text token.'
+      f'{folder} has no BOS token to start sequences with, nor another '
+      'special token; set config.text.bos_id.'
     )
   for token_id in (bos_id, *config.special_ids):
     if not 0 <= token_id < architecture.vocab_size:

@@ -25,12 +25,14 @@ import pathlib
 import numpy as np
 
 from jumprelu_jax import config as config_lib
+from jumprelu_jax import corpus
 from jumprelu_jax import errors
 from jumprelu_jax import export
 from jumprelu_jax import hosts as hosts_lib
 from jumprelu_jax import inputs as inputs_lib
 from jumprelu_jax import loop
 from jumprelu_jax import needs
+from jumprelu_jax import progress
 from jumprelu_jax import results
 from jumprelu_jax import run_folder
 from jumprelu_jax import sae_folders
@@ -38,6 +40,7 @@ from jumprelu_jax import seals
 from jumprelu_jax import supply
 from jumprelu_jax import train
 from jumprelu_jax import whole
+from jumprelu_jax.text import sequences
 
 _EVALUATION = 'evaluation.json'
 #: Of a run's folder: the text that its SAEs are evaluated on.
@@ -47,6 +50,9 @@ _TRAINED = ('config.json', export.FILE_NAME, 'metrics.jsonl')
 _ABOUT = 'an SAE'
 # Of states of training, for each device, that are trained on one stream.
 _TRAINED_BYTES = 2**32
+# Said from this share of held-out text, and from as many visits of a row, on.
+_OVERLAP = 0.05
+_REPEATS = 2
 
 
 def run_all(
@@ -99,6 +105,7 @@ def run_all(
   to_evaluate, here = without(_EVALUATION), inputs.on_this_host()
   if to_evaluate:
     here = here.keep_heldout(workdir / HELDOUT)
+    _say_overlap(here, workdir)
     run_folder.check_unchanged(
       workdir, {'held-out tokens': here.heldout_digest}
     )
@@ -110,6 +117,32 @@ def run_all(
   rows = [_read_row(folder / _EVALUATION) for folder in runs]
   results.write(rows, workdir / 'results.csv')
   return rows
+
+
+def _say_overlap(inputs, workdir):
+  """Says so if the held-out text is text that was trained on."""
+  path = supply.find_sequences(inputs, workdir)
+  if path is None:
+    return  # a store that was moved without its text
+  share = corpus.overlap(
+    inputs.heldout_NL, sequences.open(path), inputs.architecture.special_ids
+  )
+  if share >= _OVERLAP:
+    progress.say(
+      f'held-out text: about {share:.0%} of its sequences are in the training '
+      'text, so the metrics are not those of unseen text'
+    )
+
+
+def _say_repeats(runs, shards):
+  """Says so if rows are trained on many times."""
+  rows = sum(shards.rows_per_shard)
+  trained = max(run.train.steps * run.train.batch_size for run in runs)
+  if trained > _REPEATS * rows:
+    progress.say(
+      f'training: each of {rows:,} rows is seen about {trained / rows:,.0f} '
+      'times; more config.activations.sequences give more of them'
+    )
 
 
 def _read_row(path):
@@ -129,6 +162,8 @@ def _train_all(pending, inputs, workdir):
   before evaluation loads the whole.
   """
   shards = supply.open_shards(inputs, workdir)
+  if hosts_lib.is_first():
+    _say_repeats([run for _, run in pending], shards)
   for group in _trained_together(pending, inputs):
     _train(group, inputs, shards, workdir)
 

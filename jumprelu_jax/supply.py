@@ -127,6 +127,17 @@ def norm_limits(
   )
 
 
+def find_sequences(
+  inputs: inputs_lib.Inputs, workdir: pathlib.Path
+) -> pathlib.Path | None:
+  """Returns the file of the text that a run trains on, if it is there."""
+  config = inputs.run.activations
+  folder = config.store or workdir / 'activations'
+  folder = workdir if config.mode == 'live' else pathlib.Path(folder)
+  path = folder / 'sequences.npy'
+  return path if path.is_file() else None
+
+
 def _is_harvested(inputs, folder):
   """True once every store that training reads is there and complete."""
   folders = [site_folder(folder, site) for site in inputs.trained_on]

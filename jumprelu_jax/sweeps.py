@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 import itertools
+import json
 
 from jumprelu_jax import architectures
 from jumprelu_jax import config as config_lib
 from jumprelu_jax import errors
+from jumprelu_jax import identity
 from jumprelu_jax import train
 
 # What may differ between the SAEs of a sweep: nothing that decides the rows.
@@ -36,6 +38,14 @@ def expand(run: config_lib.RunConfig) -> dict[str, config_lib.RunConfig]:
       f'config.sweep.saes={run.sweep.saes}, over={run.sweep.over}: expected at '
       'least one SAE and none twice.'
     )
+  first = {}
+  for name, expanded in named.items():
+    same = first.setdefault(json.dumps(identity.of(expanded)), name)
+    if same != name:
+      raise errors.InputError(
+        f'config.sweep.over={run.sweep.over}: {same} and {name} are the same '
+        'SAE; write each value once.'
+      )
   return named
 
 

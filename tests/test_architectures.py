@@ -274,6 +274,8 @@ def test_sweep_goes_over_all_combinations(make_run):
     ('optimizer.rate=1', "'optimizer.rate=1' is not of the form"),
     ('seed=0/x', "'seed=0/x': invalid literal"),
     ('seed=0/0', 'none twice'),
+    ('seed=1/01', 'jumprelu_l0_1_seed_1 and jumprelu_l0_1_seed_01 are the sa'),
+    ('optimizer.learning_rate=1e-3/.001', 'are the same SAE; write each value'),
     ('sae.use_pre_encoder_bias=1', 'is no number and no word'),
     ('optimizer.beta1=2', 'config.optimizer.beta1=2.0 is out of range'),
   ],

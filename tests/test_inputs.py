@@ -126,9 +126,10 @@ def test_model_without_bos_needs_one_in_the_config(tiny_run, tiny_lm, tmp_path):
   shutil.copytree(tiny_lm, tmp_path / 'lm')
   path = tmp_path / 'lm' / 'config.json'
   config = json.loads(path.read_text())
-  path.write_text(json.dumps(config | {'bos_token_id': None}))
   for other in (tmp_path / 'lm').glob('generation_config.json'):
     other.unlink()
+  nothing = {'bos_token_id': None, 'eos_token_id': None, 'pad_token_id': None}
+  path.write_text(json.dumps(config | nothing))
   run = tiny_run.with_values({'lm.path': str(tmp_path / 'lm')})
   with pytest.raises(errors.InputError, match='set config.text.bos_id'):
     inputs.prepare(run)
@@ -136,6 +137,21 @@ def test_model_without_bos_needs_one_in_the_config(tiny_run, tiny_lm, tmp_path):
   assert prepared.architecture.bos_id == 1
   plan = prepared.plan(tmp_path / 'sequences.npy')
   assert set(plan.tokens_NL[:, 0].tolist()) == {1}
+
+
+def test_model_without_bos_starts_sequences_with_eos_and_says_so(
+  tiny_run, tiny_lm, tmp_path, capsys
+):
+  shutil.copytree(tiny_lm, tmp_path / 'lm')
+  path = tmp_path / 'lm' / 'config.json'
+  config = json.loads(path.read_text())
+  path.write_text(json.dumps(config | {'bos_token_id': None}))
+  run = tiny_run.with_values({'lm.path': str(tmp_path / 'lm')})
+  prepared = inputs.prepare(run)
+  assert 'no BOS token; sequences start with its special token 1' in (
+    capsys.readouterr().err
+  )
+  assert set(prepared.heldout_NL[:, 0].tolist()) == {1}
 
 
 def test_special_tokens_of_the_config_are_no_rows(tiny_run, tmp_path):

@@ -42,6 +42,7 @@ MAY_KNOW_THEM = {
   'sources.py',
   'tokens.py',
   'pieces.py',
+  'long_text.py',
   'huggingface.py',
   'hf_weights.py',
   'inputs.py',
