@@ -100,16 +100,20 @@ def test_saelens_loads_ours(tmp_path, kind):
     'jumprelu_transcoder', 'jumprelu_skip_transcoder',
   ],
 )  # fmt: skip
-def test_ours_loads_saelens(tmp_path, architecture):
+@pytest.mark.parametrize('is_on', [False, True])
+def test_ours_loads_saelens(tmp_path, architecture, is_on):
+  """Its switches off and on: norms that count, b_dec that is subtracted."""
   import sae_lens
   from sae_lens import registry
 
   cls, config_cls = registry.get_sae_class(architecture)
   options = {'d_in': D, 'd_sae': M}
   if architecture == 'topk':
-    options |= {'k': 6, 'rescale_acts_by_decoder_norm': True}
+    options |= {'k': 6, 'rescale_acts_by_decoder_norm': is_on}
   if 'transcoder' in architecture:
     options |= {'d_out': D, 'apply_b_dec_to_input': False}
+  else:
+    options['apply_b_dec_to_input'] = is_on
   theirs = randomised(cls(config_cls(**options)))
   theirs.save_model(tmp_path / 'theirs')
   sae, _ = formats.load(tmp_path / 'theirs')
@@ -229,29 +233,47 @@ def test_llamascopium_loads_ours(tmp_path, kind):
 
 @pytest.mark.parametrize('activation', ['relu', 'jumprelu', 'topk'])
 @pytest.mark.parametrize('by_norm', [False, True])
-def test_ours_loads_llamascopium(tmp_path, activation, by_norm):
+@pytest.mark.parametrize('is_folded', [False, True])
+@pytest.mark.parametrize('out', ['blocks.2.hook_resid_post', 'blocks.2.mlp'])
+def test_ours_loads_llamascopium(tmp_path, activation, by_norm, is_folded, out):
+  """Its activations are of inputs times a factor; ours are divided by it."""
   from llamascopium.models import sae as models
+  import torch
 
-  theirs = models.SparseAutoEncoder(
-    llamascopium_config(
-      act_fn=activation,
-      norm_activation='inference',
-      sparsity_include_decoder_norm=by_norm,
-      top_k=6,
-    )
+  config = llamascopium_config(
+    act_fn=activation,
+    norm_activation='inference' if is_folded else 'dataset-wise',
+    sparsity_include_decoder_norm=by_norm,
+    top_k=6,
   )
+  config.hook_point_out = out
+  theirs = models.SparseAutoEncoder(config)
   randomised(theirs)
+  if not is_folded:
+    theirs.set_dataset_average_activation_norm(
+      {config.hook_point_in: 3.7, 'blocks.2.mlp': 0.9}
+    )
   folder = tmp_path / 'theirs'
   folder.mkdir()
   theirs.save_pretrained(str(folder))
   theirs.cfg.save_hyperparameters(str(folder))
   sae, _ = formats.load(folder)
+
+  def encode_there(x):
+    return theirs.encode(
+      x * theirs.compute_norm_factor(x, config.hook_point_in)
+    )
+
+  into, outwards = (
+    float(theirs.compute_norm_factor(torch.ones(1, D), hook))
+    for hook in (config.hook_point_in, out)
+  )
   # By norms k are chosen after scaling; our rows are then of unit norm.
-  scale = 1.0
+  scale = 1 / into
   if activation == 'topk' and by_norm:
-    scale = theirs.decoder_norm().detach()
+    scale = theirs.decoder_norm().detach() / outwards
   assert_same(
     sae,
-    lambda x: theirs.encode(x) * scale,
-    lambda x: theirs.decode(theirs.encode(x)),
+    lambda x: encode_there(x) * scale,
+    lambda x: theirs.decode(encode_there(x)) / outwards,
   )
