@@ -167,9 +167,9 @@ def _until_preempted(ahead, groups, start, label):
 
 def _warn_of_rows(label, run, shards, rows_BD, groups):
   """Warns of what the first batch shows of the rows."""
-  share = monitor.top_share(rows_BD[:, : shards.widths[0]])
+  share = monitor.outlier_share(rows_BD[:, : shards.widths[0]])
   for group in groups:
-    group.top_share = share
+    group.outlier_share = share
   for warning in monitor.of_rows(run, sum(shards.rows_per_shard), share):
     progress.say(f'WARNING: {label}: {warning}')
 

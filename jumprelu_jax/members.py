@@ -82,19 +82,21 @@ class Member:
     if hosts.is_first():
       self._curve = writer.CurveWriter(self._folder, self._records, start)
 
-  def write(self, step: int, means: dict[str, float], top_share: float) -> None:
+  def write(
+    self, step: int, means: dict[str, float], outlier_share: float
+  ) -> None:
     """Writes a record, and warns of what it shows for the first time.
 
     Args:
       step: of the record.
       means: of the steps since the last record.
-      top_share: of the rows (see `monitor.new`).
+      outlier_share: of the rows (see `monitor.new`).
     """
     self._records.append({'step': step} | means)
     if not self._curve:
       return
     self._curve.write(step, means)
-    for warning in monitor.new(self._records, self.run, top_share):
+    for warning in monitor.new(self._records, self.run, outlier_share):
       progress.say(f'WARNING: {self._folder.name}, step {step:,}: {warning}')
 
   def save(
@@ -143,7 +145,7 @@ class Group:
   Attributes:
     start: the step.
     means: of the last records.
-    top_share: of the rows (`monitor.top_share`), once it is known.
+    outlier_share: of the rows (`monitor.outlier_share`), once it is known.
   """
 
   def __init__(
@@ -173,7 +175,7 @@ class Group:
       [self._first(member, shards) for member in members]
     )
     self._pending, self.means = self._restore_pending(), []
-    self.top_share = 0.0
+    self.outlier_share = 0.0
     for member in members:
       member.open_curve(self.start)
 
@@ -255,7 +257,7 @@ class Group:
     self.means = curve_lib.means(fetched)
     self._pending.clear()
     for member, means in zip(self._members, self.means, strict=True):
-      member.write(done, means, self.top_share)
+      member.write(done, means, self.outlier_share)
 
   def _refuse(self, fetched, done):
     """Tells of the steps that were left out; NotFiniteError if too many."""

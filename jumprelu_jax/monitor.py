@@ -31,8 +31,9 @@ _LARGE_ERROR = 1.05
 # Passes over the rows, from which on what an SAE learns of them by heart may
 # show.
 _MANY_PASSES = 10
-# Share of the squared norm that a thousandth of the rows has.
-_TOP, _LARGE_SHARE = 1e-3, 0.5
+# Of the median norm, from which on a row is an outlier; and the share of the
+# squared norm with which outliers decide what is learned.
+_OUTLIER, _LARGE_SHARE = 10, 0.5
 
 
 def of_rows(
@@ -43,7 +44,7 @@ def of_rows(
   Args:
     run: the config.
     num_rows: in all.
-    share: `top_share` of some of them.
+    share: `outlier_share` of some of them.
   """
   found, seen = [], run.train.steps * run.train.batch_size
   if seen > _MANY_PASSES * num_rows:
@@ -54,26 +55,29 @@ def of_rows(
       'more text, or train for fewer steps.'
     )
   if share > _LARGE_SHARE:
-    found.append(f'{_says_top(share)}.')
+    found.append(f'{_says_outliers(share)}.')
   return found
 
 
-def top_share(rows_ND: np.ndarray) -> float:
-  """Returns the share of the squared norm that the top 0.1% of rows have."""
+def outlier_share(rows_ND: np.ndarray) -> float:
+  """Returns the share of the squared norm that outliers have.
+
+  Rows whose norm is more than ten times the median, as filters take them.
+  """
   squared_N = np.square(rows_ND.astype(np.float64)).sum(axis=1)
-  count = math.ceil(_TOP * len(squared_N))
   total = squared_N.sum()
   if not 0 < total < math.inf:
     return 0.0  # of zeros, or of a failing model, of which others tell
-  return float(np.partition(squared_N, -count)[-count:].sum() / total)
+  is_outlier_N = squared_N > _OUTLIER**2 * np.median(squared_N)
+  return float(squared_N[is_outlier_N].sum() / total)
 
 
-def _says_top(share):
+def _says_outliers(share):
   return (
-    f'0.1% of the rows have {share:.1%} of the squared norm, such as attention '
-    'sinks; they decide the scale and the loss, so that nothing else is '
-    'learned. Set config.activations.max_norm_multiple=10, which leaves them '
-    'out'
+    f'rows of more than {_OUTLIER} times the median norm, such as attention '
+    f'sinks, have {share:.1%} of the squared norm; they decide the scale and '
+    'the loss, so that little else is learned. Set '
+    f'config.activations.max_norm_multiple={_OUTLIER}, which leaves them out'
   )
 
 
@@ -85,7 +89,7 @@ def new(
   Args:
     records: of a run's curve so far, in order.
     run: the config.
-    share: `top_share` of the rows; where it is large lambda is not to blame.
+    share: `outlier_share` of the rows; where it is large, lambda is not blamed.
   """
   if not records:
     return []
@@ -107,7 +111,7 @@ def _collapses(before, record, run):
 def _says_collapse(record, run, share):
   what = f'L0 collapsed to {record["l0"]:.3g}: hardly a latent fires.'
   if share > _LARGE_SHARE:
-    return f'{what} {_says_top(share)}.'
+    return f'{what} {_says_outliers(share)}.'
   return (
     f'{what} {_too_sparse(run)}, or thresholds have outrun the activations: '
     'lower config.optimizer.threshold_learning_rate.'
@@ -143,7 +147,7 @@ def _errs(before, record, run):
 
 def _says_error(record, run, share):
   if share > _LARGE_SHARE:
-    remedy = _says_top(share)
+    remedy = _says_outliers(share)
   else:
     remedy = (
       'Lower config.optimizer.learning_rate='
@@ -182,7 +186,7 @@ def _dies(before, record, run):
 
 
 def _says_death(record, run, share):
-  cause = _says_top(share) if share > _LARGE_SHARE else _too_sparse(run)
+  cause = _says_outliers(share) if share > _LARGE_SHARE else _too_sparse(run)
   return (
     f'{record["dead_fraction"]:.0%} of the latents have not fired in '
     f'{run.objective.dead_after_tokens:,} tokens. {cause}; or '

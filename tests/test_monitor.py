@@ -57,17 +57,16 @@ def test_each_is_said_once_with_a_remedy(run, bad, message, remedy):
   assert remedy in only
 
 
-SINKS = np.ones((4000, 3))
-SINKS[7] *= 1000  # of 1e6 to 4e3
+SINKS = np.ones((400, 3))
+SINKS[::40] *= 100  # ten: 1e5 of 100,390
 
 
-def test_the_share_of_the_largest_rows():
-  rows_ND = np.ones((2000, 1))
-  rows_ND[[5, 8]] = 10.0
-  np.testing.assert_allclose(monitor.top_share(rows_ND), 200 / (200 + 1998))
+def test_the_share_of_outliers():
+  np.testing.assert_allclose(monitor.outlier_share(SINKS), 1e5 / 100_390)
+  # Not of rows of just ten times the median.
+  assert monitor.outlier_share(np.array([[1.0], [1.0], [10.0]])) == 0
   for value in (0, np.inf, np.nan):
-    assert monitor.top_share(np.full((3, 2), value)) == 0
-  np.testing.assert_allclose(monitor.top_share(SINKS[::-1]), 1e6 / 1e6, 0.01)
+    assert monitor.outlier_share(np.full((3, 2), value)) == 0
 
 
 def test_rows_are_warned_of(run):
@@ -76,7 +75,7 @@ def test_rows_are_warned_of(run):
   (passes,) = monitor.of_rows(run, 25_599, 0.4)
   assert 'each of the 25,599 rows is seen 10.0 times' in passes
   (sinks,) = monitor.of_rows(run, 10**6, 0.6)
-  assert '0.1% of the rows have 60.0% of the squared norm' in sinks
+  assert 'attention sinks, have 60.0% of the squared norm' in sinks
   assert 'config.activations.max_norm_multiple=10' in sinks
 
 
@@ -85,7 +84,7 @@ def test_rows_are_warned_of(run):
 )
 def test_lambda_is_not_blamed_for_sinks(run, bad):
   (without,) = monitor.new([record(300, **bad)], run)
-  (only,) = monitor.new([record(300, **bad)], run, monitor.top_share(SINKS))
+  (only,) = monitor.new([record(300, **bad)], run, monitor.outlier_share(SINKS))
   assert 'config.activations.max_norm_multiple=10' in only
   assert 'max_norm_multiple' not in without
   assert 'sparsity_coeff' not in only

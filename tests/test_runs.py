@@ -154,6 +154,9 @@ def test_a_norm_filter_reaches_metrics_and_records(tiny_run, tmp_path, capsys):
   assert records['positions'] == kept
 
   (folder / 'norm_limits.json').unlink()
+  with pytest.raises(errors.InputError, match='is damaged'):
+    run_folder.load_run(folder)
+  runs._seal(folder)  # as of an earlier version
   everything = evaluated(folder, run_folder.load_run(folder))
   assert everything['positions'] == is_text_NL.sum()
   assert 'norm_limits.json is missing' in capsys.readouterr().err
