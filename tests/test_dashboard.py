@@ -10,6 +10,7 @@ import time
 
 from helpers import headless
 from helpers import small_records
+from helpers import written_records
 import numpy as np
 import pytest
 
@@ -218,6 +219,32 @@ def test_a_latent_is_highlighted_where_it_fires(page, small):
     .evaluate_all('all => all.map(s => getComputedStyle(s).backgroundColor)')
   )
   assert len(set(colours)) == 3
+
+
+def test_a_character_of_several_tokens_is_one(page, tmp_path):
+  row = [0, 1, 2, 3, 4, 1, 2, 3, 0]
+  f_MNL = np.zeros((1, 1, 9), 'float32')
+  f_MNL[0, 0, [1, 2, 6]] = 1, 4, 2
+  records = written_records.write(
+    tmp_path / 'records', [row], f_MNL, window=7, per_stratum=1, strata=1,
+    texts=['a', b'\xe6', b'\x97', b'\xa5', ' \u202e\u05d0'],
+  )  # fmt: skip
+  site.write(records, tmp_path / 'site')
+  open_latent(page, tmp_path / 'site', 0)
+  words = page.locator('.words').first.locator(':scope > span')
+  shown = words.evaluate_all(
+    'all => all.map(s => [s.dataset.text, s.dataset.value || "", '
+    's.classList.contains("drawn"), getComputedStyle(s).unicodeBidi])'
+  )
+  assert [one[:3] for one in shown] == [
+    ['a', '', False], ['日', '1 · 4 · 0', True], [' \u202e\u05d0', '', False],
+    ['⟨E6⟩', '', False], ['⟨97⟩', '2', False],
+  ]  # fmt: skip
+  assert [one[3] == 'isolate' for one in shown] == [
+    False, False, True, False, False,
+  ]  # fmt: skip
+  words.nth(1).hover()
+  assert page.inner_text('#tip').split() == ['日', '1', '·', '4', '·', '0']
 
 
 def test_pointing_at_a_token_shows_its_value(page, small):

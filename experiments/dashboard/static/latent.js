@@ -62,8 +62,10 @@
       jr.element('figcaption', {}, 'Firings by activation (log scale)'));
   }
 
-  // A token is shaded by its activation's share of the latent's largest.
-  function word(text, value, largest, isDrawn) {
+  // A token is shaded by its activation's share of the latent's largest; values
+  // are those of the tokens that a character consists of, mostly one.
+  function word(text, values, largest, isDrawn) {
+    const value = Math.max(...values);
     const made = jr.element('span', {});
     for (const part of text.split(/(\n|\t|\r)/)) {
       const isSign = part !== '' && '\n\t\r'.includes(part);
@@ -74,10 +76,10 @@
       made.classList.add('on');
       if (share < 0.1) made.classList.add('weak');
       made.style.setProperty('--strength', (0.18 + 0.77 * share).toFixed(3));
-      made.dataset.value = jr.format(value);
+      made.dataset.value = values.map(jr.format).join(' · ');
     }
-    // Of a character in several tokens, the last shows it.
-    if (text === '') made.classList.add('part');
+    // Of text that turns the direction of writing, as U+202E, no other is turned.
+    if (/[\u202a-\u202e\u2066-\u2069]/.test(text)) made.classList.add('turns');
     made.dataset.text = text;
     if (isDrawn) made.classList.add('drawn');
     return made;
@@ -86,8 +88,15 @@
   function example(one, texts, largest) {
     const values = new Map();
     for (let i = 0; i < one.on.length; i += 2) values.set(one.on[i], one.on[i + 1]);
-    const words = one.tokens.map((token, i) =>
-      word(texts[token], values.get(i) || 0, largest, i === one.at));
+    const words = [];
+    let first = 0;
+    one.tokens.forEach((token, i) => {
+      // The tokens before the one that completes a character have no text.
+      if (texts[token] === '' && i + 1 < one.tokens.length) return;
+      const ours = one.tokens.slice(first, i + 1).map((_, k) => values.get(first + k) || 0);
+      words.push(word(texts[token], ours, largest, first <= one.at && one.at <= i));
+      first = i + 1;
+    });
     const value = jr.element('span', {className: 'value'}, jr.format(values.get(one.at)));
     value.title = `sequence ${one.sequence}, position ${one.position}`;
     return jr.element('div', {className: 'example'}, value,
@@ -166,9 +175,7 @@
       tip.hidden = true;
       return;
     }
-    const text = target.dataset.text;
-    const shown = text === '' ? 'part of the next character' : jr.visible(text);
-    tip.textContent = `${shown}  ${target.dataset.value || '0'}`;
+    tip.textContent = `${jr.visible(target.dataset.text)}  ${target.dataset.value || '0'}`;
     tip.hidden = false;
     const box = target.getBoundingClientRect();
     const left = Math.min(box.left, innerWidth - tip.offsetWidth - 8);
