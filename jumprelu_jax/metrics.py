@@ -313,7 +313,11 @@ def ratio(a: float, b: float) -> float:
 def _check_finite(found, sums, baseline):
   """Raises NotFiniteError if metrics are what no finite sums would give."""
   # A position that is the mean itself makes `unexplained` x / 0, undefined.
-  parts = {k: v for k, v in sums.items() if k != 'unexplained'}
+  parts = {
+    name: value
+    for name, value in sums.items()
+    if name != 'unexplained' and not isinstance(value, top.Largest)
+  }
   parts |= dataclasses.asdict(baseline)
   if all(np.all(np.isfinite(value)) for value in parts.values()):
     return

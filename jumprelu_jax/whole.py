@@ -70,6 +70,10 @@ def make_folder(path: str | os.PathLike) -> None:
   path = pathlib.Path(path)
   if path.is_dir():
     return
+  if path.exists():
+    raise NotADirectoryError(
+      errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path)
+    )
   make_folder(path.parent)
   path.mkdir(exist_ok=True)
   sync(path.parent)

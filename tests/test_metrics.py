@@ -297,12 +297,16 @@ def test_latents_at_a_share_are_not_over_it():
   every = np.ones(100, bool)
   rows = metrics.of_rows(y_ND, 0.5 * y_ND, jnp.zeros(2))
   sums = {
-    **dict.fromkeys(('positions', 'predictions', 'loss_spliced', 'kl'), 1),
+    **dict.fromkeys(('predictions', 'loss_spliced', 'kl'), 1),
+    **dict.fromkeys(('ce_loss_with_sae', 'ce_predictions'), 1),
+    **dict.fromkeys(('rest_positions', 'rest_squared_error'), 0),
+    'rest_squared_deviation': 0.0,
+    'rest_deviation_D': np.zeros(2),
     **metrics.totals(y_ND, f_NM, jnp.zeros(2), every),
     **metrics.add_up(rows, every),
     'positions': 100,
   }
-  baseline = metrics.Baseline(np.zeros(2), 2.5, 4.5, 12.5)
+  baseline = metrics.Baseline(np.zeros(2), 2.5, 4.5, 12.5, 2.7, 6.7, 3.0)
   got = metrics.finish(metrics.merge(sums), baseline)
   assert got['frac_over_1pct'] == 3 / 4
   assert got['frac_over_10pct'] == 1 / 4

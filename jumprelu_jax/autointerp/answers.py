@@ -71,7 +71,7 @@ def numbers(text: str, count: int, largest: int) -> list[int]:
   values = [value for _, value in entries]
   for value in values:
     if type(value) is not int or not 0 <= value <= largest:
-      said = str(value)[:_MAX_COMPLAINT]
+      said = json.dumps(value)[:_MAX_COMPLAINT]
       raise MalformedError(f'{said} is not a whole number from 0 to {largest}')
   return values
 

@@ -68,8 +68,8 @@ class _Text:
 
 def interrupted_records(folder):
   wanted = {'version': 1, 'sae': 'x', 'settings': {'top': 20}, 'site': ['a', 1]}
-  assert not make._claim(folder, wanted)
-  make._pack(folder, _Text())
+  with make._claimed(folder, wanted):
+    make._pack(folder, _Text())
 
   def new_state():
     settings = state_lib.Settings(top=2, sampled=5, width=4)
@@ -81,7 +81,8 @@ def interrupted_records(folder):
   state.save(folder / 'state.npz', 4)
 
   def read_claim():
-    return make._claim(folder, wanted)
+    with make._claimed(folder, wanted):
+      return 'ours'
 
   def read_text():
     if not seals.is_sealed(folder, 'sequences.npy'):
