@@ -195,6 +195,17 @@ def test_ids_of_long_runs_are_those_of_encoding_at_once(
   assert in_pieces(parts, tokenizer)[0] == at_once(text, tokenizer)
 
 
+def test_runs_are_not_cut(monkeypatch):
+  """Unigram decides how to cut a run from its end, far behind the window."""
+  monkeypatch.setattr(long_text, 'WINDOW', 1 << 12)
+  monkeypatch.setattr(long_text, '_OVERLAP', 1 << 9)
+  result = KINDS['unigram']()
+  for unit in ("'s", 'ab', 'aab', 'abcabd'):
+    for count in range(9000, 9007):
+      text = 'the House ' + unit * (count // len(unit)) + draw_text(count, 40)
+      assert in_pieces([text], result)[0] == at_once(text, result)
+
+
 def test_what_cannot_be_cut_is_refused_beyond_a_bound(monkeypatch):
   monkeypatch.setattr(long_text, '_LONGEST', 1 << 19)
   # One word to a model of whole words.

@@ -5,8 +5,9 @@ corpus in one file is encoded in windows that overlap. Where a text may be cut
 depends on normalizer, pre-tokenizer and model, so no place is assumed to be
 safe: two windows are joined between two tokens in the middle of what both
 hold, and only if both found the same tokens, at the same places, all around.
-What a window finds near its edges does not count. Windows that disagree, as
-within a long run of one character, are encoded again as one.
+What a window finds near its edges does not count, and neither does what they
+find where a few characters repeat: the tokens of a long run hang together from
+one end of it to the other. Windows that are not joined are encoded as one.
 """
 
 from __future__ import annotations
@@ -22,10 +23,14 @@ from jumprelu_jax import errors
 from jumprelu_jax import preemption
 
 #: A text of more characters is encoded in windows of as many.
-WINDOW = 1 << 16
+WINDOW = (
+  1 << 16
+) - 1  # so that windows are no multiple of a run's tokens apart
 # Characters that two windows share. They must agree on the inner half.
 _OVERLAP = 1 << 11
-# Windows that disagree are encoded as one up to this many characters.
+# As many characters vary if no period up to this one fills them.
+_STRETCH, _PERIOD = 128, 16
+# Windows that are not joined are encoded as one up to this many characters.
 _LONGEST = 1 << 22
 # Windows that are encoded at the same time, by the tokenizer's threads.
 _AT_ONCE = 8
@@ -164,6 +169,8 @@ def _agreement(left, right):
     left.places_T2[a:b], right.places_T2[c:d]
   ):
     return None
+  if not _varies(right.text[low - right.first : high - right.first]):
+    return None
   starts_T, ends_T = left.places_T2[a:b].T
   # A token may have no place of its own: some characters are several.
   between = 1 + np.flatnonzero(ends_T[:-1] <= starts_T[1:])
@@ -171,6 +178,18 @@ def _agreement(left, right):
     return None
   middle = between[np.abs(starts_T[between] - (low + high) // 2).argmin()]
   return a + middle, c + middle
+
+
+def _varies(text):
+  """True if no stretch of a text repeats a few characters."""
+  stretches = [
+    text[i : i + _STRETCH] for i in range(0, len(text) - _STRETCH + 1, _STRETCH)
+  ]
+  return not any(
+    one[period:] == one[:-period]
+    for one in stretches
+    for period in range(1, _PERIOD + 1)
+  )
 
 
 def _inside(window, low, high):
