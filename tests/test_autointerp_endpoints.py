@@ -136,6 +136,30 @@ def test_what_an_endpoint_says_of_a_failure_is_not_kept(
     assert SECRET[:9].encode() not in said
 
 
+class LeakingError(Exception):
+  pass
+
+
+@pytest.mark.parametrize('wrapped', [True, False])
+def test_nor_what_an_exception_says(monkeypatch, tmp_path, cache, wrapped):
+  """An HTTP library has put the header that it rejects into its message."""
+  leaking = LeakingError(f'Illegal header value {SECRET}')
+
+  async def send(*_, **__):
+    if not wrapped:
+      raise leaking
+    request = chat.openai.DefaultAsyncHttpxClient().build_request('GET', 'a')
+    raise chat.openai.APIConnectionError(request=request) from leaking
+
+  completions = chat.openai.resources.chat.completions.AsyncCompletions
+  monkeypatch.setattr(completions, 'create', send)
+  with server_of(completion()) as server:
+    answer = ask(server, cache).answer
+  assert answer.reason == ('no_connection' if wrapped else 'bad_protocol')
+  assert answer.detail == 'LeakingError'
+  assert SECRET.encode() not in (tmp_path / 'answers.sqlite').read_bytes()
+
+
 @pytest.mark.parametrize('status', [401, 403, 404])
 def test_nor_is_it_printed_where_the_run_ends(monkeypatch, cache, status):
   monkeypatch.setenv('OPENAI_API_KEY', SECRET)

@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import sqlite3
 
 from helpers import rated_records
 import pytest
@@ -287,3 +288,48 @@ def test_all_saes_show_as_much(tmp_path):
       assert len(stratum['windows']) == 2
       for window in stratum['windows']:
         assert (len(window['tokens']), window['at']) == (2 + 1 + 3, 2)
+
+
+@pytest.mark.parametrize(
+  'change',
+  [
+    "UPDATE answers SET rating = 'yes' WHERE id = 2",
+    "UPDATE answers SET explanation = 'x' WHERE id = 1",
+    "UPDATE answers SET rater = 'bob' WHERE id = 3",
+    'DELETE FROM answers WHERE id = 2',
+    'DELETE FROM answers WHERE id = 3',
+    'DELETE FROM answers',
+    "UPDATE answers SET checksum = '' WHERE id = 3",
+    "UPDATE answers SET explanation = x'ff' WHERE id = 1",
+  ],
+)
+def test_answers_are_neither_changed_nor_lost_unnoticed(tmp_path, change):
+  path = tmp_path / 'answers.sqlite'
+  answers.create(path)
+  for item in ('a', 'b', 'c'):
+    answers.save(path, 'ann', item, 'no', f'fires on {item}')
+  assert [one.item for one in answers.history(path)] == ['a', 'b', 'c']
+  connection = sqlite3.connect(path)
+  connection.execute(change)
+  connection.commit()
+  connection.close()
+  with pytest.raises(errors.InputError, match='answers.sqlite cannot be used'):
+    answers.history(path)
+
+
+def test_answers_of_earlier_versions_are_read_and_added_to(tmp_path):
+  path = tmp_path / 'answers.sqlite'
+  connection = sqlite3.connect(path)
+  connection.executescript(
+    answers._TABLES.replace(',\n    checksum TEXT NOT NULL', '')
+  )
+  connection.execute(
+    "INSERT INTO answers (rater, item, rating, explanation, at) VALUES ('ann', "
+    "'a', 'no', '', 'then')"
+  )
+  connection.commit()
+  connection.close()
+  assert [one.item for one in answers.history(path)] == ['a']
+  answers.create(path)
+  answers.save(path, 'ann', 'b', 'yes', '')
+  assert [one.item for one in answers.history(path)] == ['a', 'b']
