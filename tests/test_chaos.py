@@ -11,8 +11,9 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 @pytest.mark.slow
-def test_a_sweep_that_is_killed_six_times_ends_bit_identical(tmp_path):
-  arguments = ['--kills=6', '--minutes=20', f'--workdir={tmp_path}']
+@pytest.mark.parametrize('kind', [[], ['--power']], ids=['killed', 'no power'])
+def test_a_sweep_that_ends_six_times_is_bit_identical(tmp_path, kind):
+  arguments = [*kind, '--kills=6', '--minutes=20', f'--workdir={tmp_path}']
   done = subprocess.run(
     [sys.executable, '-m', 'tests.chaos', *arguments],
     cwd=ROOT,
