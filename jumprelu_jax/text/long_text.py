@@ -31,7 +31,7 @@ _OVERLAP = 1 << 11
 # As many characters vary if no period up to this one fills them.
 _STRETCH, _PERIOD = 128, 16
 # Windows that are not joined are encoded as one up to this many characters.
-_LONGEST = 1 << 22
+_LONGEST = 1 << 21
 # Windows that are encoded at the same time, by the tokenizer's threads.
 _AT_ONCE = 8
 
