@@ -206,8 +206,8 @@ def read_json(path: pathlib.Path) -> dict[str, object]:
     return json_files.read_object(path)
   except ValueError as error:
     raise errors.InputError(
-      f'{path} is damaged: it is no JSON object ({error}). If it is a run of '
-      'yours, restore this file; else give another --workdir.'
+      f'{path} is damaged: it is not JSON of an object ({error}). If it is a '
+      'run of yours, restore this file; else give another --workdir.'
     ) from error
 
 

@@ -21,6 +21,7 @@ from jumprelu_jax import metrics
 from jumprelu_jax import needs
 from jumprelu_jax import run_folder
 from jumprelu_jax import writer
+from jumprelu_jax.exchange import own
 
 # Of parameters that are evaluated in one pass over the text.
 _TOGETHER_BYTES = 2**31
@@ -84,7 +85,7 @@ def _together(folders):
 
 def _load_sae(folder, inputs):
   """Returns the SAE of a folder; InputError if it is not for the site."""
-  sae = export.load_npz(folder / export.FILE_NAME)
+  sae, _ = own.read(folder)
   expected = inputs.architecture.site_dim(inputs.where.name)
   d_model = len(sae.W_enc)
   if d_model != expected:

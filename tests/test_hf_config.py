@@ -5,8 +5,10 @@ import pathlib
 
 import numpy as np
 import pytest
+import transformers
 
 from jumprelu_jax import errors
+from jumprelu_jax.lm import hf_classes
 from jumprelu_jax.lm import hf_config
 from jumprelu_jax.lm import huggingface
 from jumprelu_jax.lm import rope
@@ -146,5 +148,78 @@ def test_llama3_scaling_by_hand():
   ids=str,
 )  # fmt: skip
 def test_what_is_not_computed_is_refused(name, changes, match):
+  with pytest.raises(errors.InputError, match=match):
+    architecture(name, **changes)
+
+
+@pytest.mark.parametrize('model_type', hf_classes.DEFAULTS)
+def test_defaults_are_those_of_transformers_classes(model_type):
+  theirs = transformers.CONFIG_MAPPING[model_type]()
+  rope = getattr(theirs, 'rope_parameters', None) or {}
+  spelled = {
+    'rotary_pct': rope.get('partial_rotary_factor'),
+    'rotary_emb_base': rope.get('rope_theta'),
+    'sliding_window_pattern': 6,
+    # These the class works out from the sizes.
+    'num_key_value_heads': None if model_type == 'llama' else ...,
+    'head_dim': None if model_type == 'llama' else ...,
+  }
+  for key, ours in hf_classes.DEFAULTS[model_type].items():
+    want = spelled.get(key, ...)
+    want = getattr(theirs, key) if want is ... else want
+    if key == 'sliding_window' and model_type.startswith('qwen'):
+      want = 4096  # None where nothing slides; see `hf_raw.qwen_windows`
+    assert ours == want, key
+
+
+@pytest.mark.parametrize(
+  ('change', 'caps'),
+  [
+    ({}, (50.0, 30.0)),
+    ({'attn_logit_softcapping': None}, (None, 30.0)),
+    ({'final_logit_softcapping': None}, (50.0, None)),
+    ({'attn_logit_softcapping': 7}, (7.0, 30.0)),
+  ],
+  ids=str,
+)
+def test_gemma2_has_caps_unless_its_file_says_null(change, caps):
+  values = dict(HUB['google/gemma-2-2b']['config'])
+  del values['attn_logit_softcapping'], values['final_logit_softcapping']
+  found = hf_config.architecture(values | change, 'config.json')
+  assert (found.attention_cap, found.logit_cap) == caps
+
+
+def test_gpt2_is_read_by_its_other_names():
+  name = 'openai-community/gpt2'
+  found = architecture(name, num_attention_heads=6)
+  assert (found.num_heads, found.head_dim) == (6, 128)
+  # Of a class whose default ids are another vocabulary's.
+  assert architecture(name, vocab_size=100).special_ids == ()
+
+
+def test_gemma3_ties_its_head_by_the_outer_object():
+  name = 'google/gemma-3-4b-pt'
+  assert 'head_VD' not in architecture(name).optional
+  untied = architecture(name, tie_word_embeddings=False)
+  assert 'head_VD' in untied.optional
+
+
+@pytest.mark.parametrize(
+  ('name', 'changes', 'match'),
+  [
+    ('meta-llama/Llama-3.1-8B', {'logits_scaling': 2.0}, 'logits_scaling=2.0'),
+    ('meta-llama/Llama-3.1-8B', {'is_causal': False}, 'is_causal=False'),
+    ('meta-llama/Llama-3.1-8B', {'is_causal': None}, 'is_causal=None'),
+    ('meta-llama/Llama-3.1-8B', {'per_layer_config': {'0': {}}}, 'per_layer'),
+    ('Qwen/Qwen2.5-0.5B', {'layer_types': ['sliding_attention'] * 24},
+     'lacks sliding_window'),
+    ('EleutherAI/pythia-160m-deduped', {'rope_theta': 5.0}, 'rope_theta=5.0'),
+    ('google/gemma-3-4b-pt', {'mm_gain': 2}, 'mm_gain=2 is not known'),
+    ('openai-community/gpt2', {'n_layer': True}, 'expected type int'),
+    ('openai-community/gpt2', {'layer_norm_epsilon': float('nan')}, 'nan'),
+  ],
+  ids=str,
+)  # fmt: skip
+def test_keys_that_would_change_the_model_are_named(name, changes, match):
   with pytest.raises(errors.InputError, match=match):
     architecture(name, **changes)

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import tokenizers
+import transformers
 
+from jumprelu_jax import embedded
 from jumprelu_jax import sharding
 from jumprelu_jax.lm import gemma2
+from jumprelu_jax.lm import hf_config
 from jumprelu_jax.lm import hf_names
 from jumprelu_jax.lm import hf_weights
 from jumprelu_jax.lm import huggingface
@@ -131,6 +134,28 @@ def test_transformers_loads_our_folder_and_gives_our_logits(folder, model):
     got = transformer.logits(model, TOKENS_BL)
   # Relative to the largest value: a small logit is a difference of large ones.
   np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * abs(want).max())
+
+
+def test_transformers_reads_the_shipped_config():
+  config = transformers.AutoConfig.from_pretrained(embedded.LM)
+  assert (config.model_type, config.query_pre_attn_scalar) == ('gemma2', 32)
+
+
+@pytest.mark.parametrize(
+  'change',
+  [
+    {'query_pre_attn_scalar': 3.5},
+    {'attention_bias': True},
+    {'layer_types': ['full_attention', 'sliding_attention']},
+    {'rope_scaling': {'rope_type': 'linear', 'factor': 2.0}},
+  ],
+  ids=lambda value: next(iter(value)),
+)
+def test_what_a_config_cannot_say_is_not_written(change):
+  values = gemma2.config_json(CONFIG)
+  other = hf_config.architecture(values | change, 'values')
+  with pytest.raises(ValueError, match='would describe another model'):
+    gemma2.config_json(other)
 
 
 @pytest.mark.parametrize(

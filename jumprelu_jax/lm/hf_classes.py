@@ -94,7 +94,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     'bos_token_id': 1,
     'eos_token_id': 2,
   },
-  'qwen2': _QWEN,
+  # Its biases are the class's own.
+  'qwen2': {k: v for k, v in _QWEN.items() if k != 'attention_bias'},
   'qwen3': _QWEN | {'head_dim': 128},
 }
 #: Keys of which one value, or null, is what we compute.
