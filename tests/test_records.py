@@ -516,7 +516,7 @@ def test_an_mlps_input_has_no_effects(case, model):
   ('change', 'message'),
   [
     ({'top': 0}, 'expected 1 or more'),
-    ({'seed': -1}, 'from 0 to'),
+    ({'seed': -1}, 'expected a seed from 0'),
     ({'sampled': 2}, 'too few for 3 strata'),
     ({'width': L + 1}, 'longer than a sequence'),
   ],

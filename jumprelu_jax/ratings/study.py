@@ -87,7 +87,7 @@ class Settings:
     if any(not 0 < l0 < math.inf for l0 in self.l0):
       _refuse('l0', self.l0, 'positive numbers')
     if not 0 <= self.seed <= seeds.MOST:
-      _refuse('seed', self.seed, f'from 0 to {seeds.MOST}')
+      _refuse('seed', self.seed, f'at least 0 and at most {seeds.MOST}')
 
 
 @dataclasses.dataclass(frozen=True)
