@@ -92,7 +92,7 @@ def test_any_sae_with_a_model_and_a_text(trained, tiny_lm, tiny_text, tmp_path):
   args = [f'--sae={tmp_path / "sae"}', f'--out={tmp_path / "other"}']
   missing = run('records', *args)
   assert missing.returncode == 2
-  assert '--lm is missing' in missing.stderr
+  assert '--lm, --text are missing' in missing.stderr
   done = run('records', *args, f'--lm={tiny_lm}', f'--text={tiny_text}', *SMALL)
   assert done.returncode == 0, done.stderr
   other = schema.read(tmp_path / 'other')

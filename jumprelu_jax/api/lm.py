@@ -84,9 +84,10 @@ class LM:
     """Returns the text of consecutive tokens without special ones."""
     added = self.tokenizer.get_added_tokens_decoder()
     special = {token for token, how in added.items() if how.special}
-    return ''.join(
-      self.words([i for i in map(int, tokens) if i not in special])
-    )
+    tokens = [token for token in map(int, tokens) if token not in special]
+    if self.tokenizer.decoder is None:  # words, with spaces between them
+      return self.tokenizer.decode(tokens)
+    return ''.join(self.words(tokens))
 
   def run(
     self, text: str | Sequence[str] | np.ndarray, *taps: sites.Site | str

@@ -85,9 +85,12 @@ def to_bytes(
 
   Many decoders drop the space of what comes first, so each token is decoded
   behind another one, whose own text is then removed. A token that is not in the
-  vocabulary is empty; special tokens are spelled out.
+  vocabulary is empty; special tokens are spelled out. A tokenizer without a
+  decoder puts spaces between tokens, which are none of theirs.
   """
   ids = [int(token) for token in ids]
+  if tokenizer.decoder is None:
+    return [(tokenizer.id_to_token(token) or '').encode() for token in ids]
   first = tokenizer.encode('a', add_special_tokens=False).ids[-1:]
 
   def decode(before):
@@ -131,8 +134,7 @@ def _characters(parts):
 
 def _spelled(tokenizer, token):
   """Returns the bytes that a token's name stands for; None if for none."""
-  name, decoder = tokenizer.id_to_token(token), tokenizer.decoder
-  decode = ''.join if decoder is None else decoder.decode
+  name, decode = tokenizer.id_to_token(token), tokenizer.decoder.decode
   if decode(['Ġ']) == ' ' and all(c in _BYTE_LETTERS for c in name):
     return bytes(_BYTE_LETTERS[letter] for letter in name)
   if decode(['<0x41>']) == 'A' and (found := _BYTE.fullmatch(name)):
