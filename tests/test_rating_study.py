@@ -131,7 +131,7 @@ def test_records_that_do_not_go_together(folders, tmp_path, values, message):
     ({'per_sae': 0}, 'at least 1'),
     ({'overlap': 1.5}, 'from 0 to 1'),
     ({'l0': (0.0,)}, 'positive'),
-    ({'seed': -1}, 'expected from 0 to'),
+    ({'seed': -1}, 'at least 0'),
   ],
   ids=str,
 )
