@@ -9,7 +9,7 @@ import operator
 from jumprelu_jax import errors
 from jumprelu_jax import seeds
 from jumprelu_jax import selection
-from jumprelu_jax.text import sequences
+from jumprelu_jax import shapes
 
 DTYPES = ('float32', 'bfloat16')
 # Words by key.
@@ -33,7 +33,7 @@ _RANGES = {
   'lm.target_layer': (-1, None, True),
   'text.context_length': (2, None, True),
   'text.bos_id': (-1, None, True),
-  'activations.sequences': (0, sequences.MOST, True),
+  'activations.sequences': (0, shapes.LARGEST_INDEX, True),
   'activations.sequences_per_batch': (1, None, True),
   'activations.bucket_rows': (1, None, True),
   'activations.max_norm_multiple': (0, None, True),

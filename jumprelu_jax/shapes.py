@@ -13,6 +13,9 @@ suffix. Parameters keep the field's names (W_enc, b_enc, W_dec, b_dec, ...).
 
 from __future__ import annotations
 
+#: Rows and positions are indexed by int32.
+LARGEST_INDEX = 2**31 - 1
+
 
 def check(**arrays) -> dict[str, int]:
   """Binds the letters of the arrays' names to sizes; free under `jax.jit`.

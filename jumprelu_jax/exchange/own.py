@@ -39,8 +39,10 @@ def recognises(folder: pathlib.Path) -> bool:
 def read(
   folder: pathlib.Path,
 ) -> tuple[released.Released, details_lib.Details]:
-  """Reads a folder; InputError if it is damaged."""
+  """Reads a folder; InputError if it holds no SAE, or a damaged one."""
   path = folder / WEIGHTS
+  if not path.is_file():
+    raise errors.InputError(f'{path} does not exist; give a trained SAE.')
   optional = ('threshold', 'k', 'W_skip')
   found = weights.take(path, untrusted.read_npz, _SHAPES, optional)
   threshold, k = found.pop('threshold', None), found.pop('k', None)

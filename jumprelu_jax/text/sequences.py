@@ -13,6 +13,7 @@ import numpy as np
 from jumprelu_jax import errors
 from jumprelu_jax import preemption
 from jumprelu_jax import progress
+from jumprelu_jax import shapes
 from jumprelu_jax import whole
 
 _SECONDS_PER_LINE = 10.0
@@ -57,10 +58,6 @@ def write(
     raise
 
 
-#: A row's origin names its sequence in 32 bits.
-MOST = 2**31 - 1
-
-
 def open(path: str | os.PathLike) -> np.ndarray:  # noqa: A001
   """Returns the rows of a file of `write`, mapped read-only: int32 [N, L].
 
@@ -92,11 +89,11 @@ def open(path: str | os.PathLike) -> np.ndarray:  # noqa: A001
       f'{tokens_NL.shape}; expected int32 of rank 2 with rows: give another '
       'file, or remove it and make it anew.'
     )
-  if len(tokens_NL) > MOST:
+  if len(tokens_NL) > shapes.LARGEST_INDEX:
     raise errors.InputError(
       f'file of sequences {path} holds {len(tokens_NL):,}, expected at most '
-      f'{MOST:,}; set config.activations.sequences, or lengthen '
-      'config.text.context_length.'
+      f'{shapes.LARGEST_INDEX:,}; set config.activations.sequences, or '
+      'lengthen config.text.context_length.'
     )
   return tokens_NL
 
