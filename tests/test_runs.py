@@ -212,14 +212,18 @@ def test_metrics_that_are_not_defined_are_null(finished):
   assert rows[0]['kl'] > 0
 
 
-@pytest.mark.parametrize('wrong', [np.nan, np.inf, 1e30], ids=str)
-def test_metric_that_is_not_finite_is_an_error(finished, tmp_path, wrong):
+def spoil(folder, value):
+  """Puts a number into the decoder's bias of an SAE's folder."""
+  with np.load(folder / 'params.npz') as file:
+    arrays = dict(file)
+  arrays['b_dec'][0] = value
+  np.savez(folder / 'params.npz', **arrays)
+
+
+def test_metric_that_is_not_finite_is_an_error(finished, tmp_path):
   shutil.copytree(finished[0], tmp_path / 'run')
   bad, good = (tmp_path / 'run' / f'jumprelu_l0_{x}' for x in ('0.001', '0.1'))
-  with np.load(bad / 'params.npz') as file:
-    arrays = dict(file)
-  arrays['b_dec'][0] = wrong
-  np.savez(bad / 'params.npz', **arrays)
+  spoil(bad, 1e30)  # finite, but its square is not
   run = run_folder.load_run(good)
   found = sae_folders.evaluate([(bad, run), (good, run)], inputs.prepare(run))
   # What can be measured is kept.
@@ -227,6 +231,16 @@ def test_metric_that_is_not_finite_is_an_error(finished, tmp_path, wrong):
   named = r'jumprelu_l0_0.001: fvu, .*explained_variance, .*: not finite on'
   with pytest.raises(errors.NotFiniteError, match=named):
     next(found)
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf], ids=str)
+def test_weights_that_are_not_finite_are_refused(finished, tmp_path, value):
+  folder = tmp_path / 'sae'
+  shutil.copytree(finished[0] / 'jumprelu_l0_0.001', folder)
+  run = run_folder.load_run(folder)
+  spoil(folder, value)
+  with pytest.raises(errors.InputError, match='b_dec has 1 numbers .*finite'):
+    evaluated(folder, run)
 
 
 def test_importance_and_special_positions_are_asked_for(finished):
@@ -302,7 +316,7 @@ def test_load_run_refuses_what_is_no_run(tmp_path):
   with pytest.raises(errors.InputError, match='folder that a run has written'):
     run_folder.load_run(tmp_path)
   (tmp_path / 'config.json').write_text('{')
-  with pytest.raises(errors.InputError, match='it is no JSON object'):
+  with pytest.raises(errors.InputError, match='is not JSON'):
     run_folder.load_run(tmp_path)
 
 

@@ -165,8 +165,8 @@ def test_lists_that_parquet_does_not_hold_are_refused():
 def test_more_sequences_than_an_origin_names_are_refused(tmp_path, monkeypatch):
   rows = (np.full(3, i, np.int32) for i in range(5))
   sequences.write(rows, tmp_path / 'a.npy', max_rows=0)
-  monkeypatch.setattr(sequences, 'MOST', 5)
+  monkeypatch.setattr(sequences.shapes, 'LARGEST_INDEX', 5)
   assert len(sequences.open(tmp_path / 'a.npy')) == 5
-  monkeypatch.setattr(sequences, 'MOST', 4)
+  monkeypatch.setattr(sequences.shapes, 'LARGEST_INDEX', 4)
   with pytest.raises(errors.InputError, match='holds 5, expected at most 4'):
     sequences.open(tmp_path / 'a.npy')
