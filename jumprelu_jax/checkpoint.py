@@ -179,7 +179,6 @@ class Checkpointer:
         folder.rename(folder.with_suffix('.removed'))
     if old:
       whole.sync(self._directory)
-      _remove(self._directory, _REMOVED)
     _remove(self._directory, _REMOVED)
 
   def _read_about(self, step):

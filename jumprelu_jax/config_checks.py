@@ -25,8 +25,6 @@ _CHOICES = {
   'optimizer.decay': ('cosine', 'linear'),
 }
 
-# Counted in 32 bits on a device: steps, and positions of a batch.
-_MOST_COUNTED = 2**31 - 1
 # Ranges by key: (low, high, is_low_included); high is included, None is open.
 _RANGES = {
   'lm.layer': (0, None, True),
@@ -67,7 +65,7 @@ _RANGES = {
   'optimizer.decay_fraction': (0, 1, True),
   'optimizer.max_gradient_norm': (0, None, True),
   'optimizer.threshold_gradient_decay': (0, 0.99999, True),
-  'train.steps': (1, _MOST_COUNTED, True),
+  'train.steps': (1, shapes.LARGEST_INDEX, True),
   'train.batch_size': (1, selection.MOST_ROWS, True),
   'train.steps_per_log': (1, None, True),
   'train.steps_per_checkpoint': (1, None, True),
@@ -150,12 +148,12 @@ def _check_counts(run):
     ('evaluation', run.evaluation),
   ):
     positions = config.sequences_per_batch * run.text.context_length
-    if positions > _MOST_COUNTED:
+    if positions > shapes.LARGEST_INDEX:
       raise errors.InputError(
         f'config.{key}.sequences_per_batch={config.sequences_per_batch} of '
         f'config.text.context_length={run.text.context_length} are '
         f'{positions:,} positions of a batch; expected at most '
-        f'{_MOST_COUNTED:,}: lower either.'
+        f'{shapes.LARGEST_INDEX:,}: lower either.'
       )
 
 

@@ -93,19 +93,19 @@ def is_first() -> bool:
   return jax.process_index() == 0
 
 
-def agree(name: str, facts: Mapping[str, Any]) -> None:
+def agree(name: str, gather_facts: Callable[[], Mapping[str, Any]]) -> None:
   """Checks that all processes have the same facts; to be called by all.
 
   Args:
     name: of the occasion.
-    facts: JSON by what it is of.
+    gather_facts: returns JSON by name; called if there are several processes.
 
   Raises:
     errors.InputError: they differ; says in which facts, and who has which.
   """
   if not are_several():
     return
-  mine = {key: json.dumps(value) for key, value in facts.items()}
+  mine = {key: json.dumps(value) for key, value in gather_facts().items()}
   found = [json.loads(text) for text in _gather(name, json.dumps(mine))]
   differing = [
     f'{key}: {_by_value([of_one.get(key, "nothing") for of_one in found])}'

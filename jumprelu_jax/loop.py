@@ -73,7 +73,7 @@ def fit_together(
   """
   if len(set(map(stream_of, runs))) != 1:
     raise ValueError('SAEs that are trained together need one stream of rows.')
-  hosts.agree('training', _decisive(runs, shards, mesh))
+  hosts.agree('training', lambda: _decisive(runs, shards, mesh))
   label = f'train {architectures.name(runs[0])}'
   if len(runs) > 1:
     label = f'train {len(runs)} SAEs'

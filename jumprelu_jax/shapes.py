@@ -13,7 +13,7 @@ suffix. Parameters keep the field's names (W_enc, b_enc, W_dec, b_dec, ...).
 
 from __future__ import annotations
 
-#: Rows and positions are indexed by int32.
+#: Steps, rows of a store and positions of a batch are counted in int32.
 LARGEST_INDEX = 2**31 - 1
 
 

@@ -14,6 +14,7 @@ import shutil
 from helpers import corruption
 from helpers import sealed
 from helpers import small_store
+from helpers import sweeping
 import jax
 from jax import numpy as jnp
 import numpy as np
@@ -75,15 +76,8 @@ def whole(tiny_run, tiny_lm, tiny_text, tmp_path_factory):
       'sweep.saes': ('jumprelu/l0/1e-2',),
     }
   )
-  sweep(run, folder / 'run')
+  sweeping.run_sweep(run, folder / 'run')
   return run, folder
-
-
-def sweep(run, workdir):
-  swept = sweeps.expand(run)
-  prepared = inputs.prepare(next(iter(swept.values())))
-  with run_folder.claimed(workdir, run):
-    return runs.run_all(prepared, swept, workdir)
 
 
 @pytest.fixture

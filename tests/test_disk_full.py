@@ -8,17 +8,14 @@ import sys
 
 from helpers import commands
 from helpers import disks
+from helpers import sweeping
 import numpy as np
 import pytest
 
 from jumprelu_jax import checkpoint
 from jumprelu_jax import errors
-from jumprelu_jax import inputs
 from jumprelu_jax import plot
-from jumprelu_jax import run_folder
-from jumprelu_jax import runs
 from jumprelu_jax import space
-from jumprelu_jax import sweeps
 from jumprelu_jax import whole as whole_lib
 from jumprelu_jax import writer
 
@@ -38,11 +35,7 @@ def run(tiny_run):
 
 
 def sweep(run, workdir):
-  swept = sweeps.expand(run)
-  prepared = inputs.prepare(next(iter(swept.values())))
-  with run_folder.claimed(workdir, run):
-    rows = runs.run_all(prepared, swept, workdir)
-    plot.pareto(rows, workdir)
+  plot.pareto(sweeping.run_sweep(run, workdir), workdir)
 
 
 @pytest.fixture(scope='module')

@@ -1,17 +1,13 @@
 """Formats of others: read back as written, and as their owners mean them."""
 
-import json
-
 from helpers import format_saes
 import jax
 from jax import numpy as jnp
 import numpy as np
 import pytest
-import safetensors.numpy
 
 from jumprelu_jax import errors
 from jumprelu_jax.exchange import formats
-from jumprelu_jax.exchange import torch_zip
 
 D, M = 8, 24
 
@@ -63,16 +59,6 @@ def test_what_is_written_is_read_back(tmp_path, name, kind):
       assert place == (wanted.site, wanted.layer, wanted.target_site)
 
 
-def written(folder, arrays, config, weights_name, config_name):
-  folder.mkdir()
-  if weights_name.endswith('.pt'):
-    torch_zip.write(folder / weights_name, arrays)
-  else:
-    safetensors.numpy.save_file(arrays, folder / weights_name)
-  (folder / config_name).write_text(json.dumps(config))
-  return folder
-
-
 def float64_relu_sae(x_BD, arrays, subtracts, threshold):
   x_BD = x_BD.astype('float64')
   shifted = x_BD - (arrays['b_dec'] if subtracts else 0)
@@ -107,7 +93,7 @@ def test_saelens_subtracts_where_it_would(tmp_path, config, subtracts, is_log):
     tensors['log_threshold'] = np.log(threshold)
   else:
     tensors['threshold'] = threshold
-  folder = written(
+  folder = format_saes.write_foreign(
     tmp_path / 'sae',
     tensors,
     {'architecture': 'jumprelu', **config},
@@ -127,7 +113,7 @@ def test_saelens_gated_is_a_jumprelu(tmp_path):
     'r_mag': r_mag,
     'b_mag': b_mag,
   }
-  folder = written(
+  folder = format_saes.write_foreign(
     tmp_path / 'sae',
     tensors,
     {'architecture': 'gated', 'metadata': {'sae_lens_version': '6.0.0'}},
@@ -147,7 +133,7 @@ def test_saelens_topk_may_choose_by_decoder_norms(tmp_path):
     'rescale_acts_by_decoder_norm': True,
     'apply_b_dec_to_input': False,
   }
-  folder = written(
+  folder = format_saes.write_foreign(
     tmp_path / 'sae', arrays, config, 'sae_weights.safetensors', 'cfg.json'
   )
   norms = np.linalg.norm(arrays['W_dec'].astype('float64'), axis=1)
@@ -160,7 +146,7 @@ def test_saelens_topk_may_choose_by_decoder_norms(tmp_path):
 
 def test_saelens_that_normalises_tokens_is_refused(tmp_path):
   config = {'architecture': 'standard', 'normalize_activations': 'layer_norm'}
-  folder = written(
+  folder = format_saes.write_foreign(
     tmp_path / 'sae',
     format_saes.maps(),
     config,
@@ -194,7 +180,9 @@ def test_dictionary_learning_classes(
     for key, value in extra.items()
   }
   config = {'trainer': {'dict_class': name, 'layer': 2, 'lm_name': 'm'}}
-  folder = written(tmp_path / 'sae', tensors, config, 'ae.pt', 'config.json')
+  folder = format_saes.write_foreign(
+    tmp_path / 'sae', tensors, config, 'ae.pt', 'config.json'
+  )
   assert_computes(folder, *float64_relu_sae(X_BD, arrays, subtracts, threshold))
 
 
@@ -220,7 +208,7 @@ def test_llamascopium_folds_a_datasets_norm(tmp_path):
     'hook_point_in': hook,
     'hook_point_out': hook,
   }
-  folder = written(
+  folder = format_saes.write_foreign(
     tmp_path / 'sae',
     {k: np.asarray(v) for k, v in tensors.items()},
     config,
@@ -291,7 +279,7 @@ def test_other_dtypes_become_float32(tmp_path, dtype):
     k: v.astype(jnp.dtype(dtype)) for k, v in format_saes.maps().items()
   }
   config = {'architecture': 'standard', 'apply_b_dec_to_input': False}
-  folder = written(
+  folder = format_saes.write_foreign(
     tmp_path / 'sae', arrays, config, 'sae_weights.safetensors', 'cfg.json'
   )
   sae, _ = formats.load(folder)

@@ -1,7 +1,6 @@
 """Every reader and writer against its library's formulas, in NumPy."""
 
 import itertools
-import json
 
 from helpers import format_saes
 from helpers import peers
@@ -11,11 +10,9 @@ import jax
 from jax import numpy as jnp
 import numpy as np
 import pytest
-import safetensors.numpy
 
 from jumprelu_jax import errors
 from jumprelu_jax.exchange import formats
-from jumprelu_jax.exchange import torch_zip
 from jumprelu_jax.sae import released
 
 D, M = format_saes.D, format_saes.M
@@ -50,21 +47,14 @@ def draw_maps(*, has_unit_norm):
 
 def write_file(folder, arrays, config, name):
   """Writes a folder as the library does."""
-  weights, config_name = {
+  names = {
     'saelens': ('sae_weights.safetensors', 'cfg.json'),
     'llamascopium': ('sae_weights.safetensors', 'config.json'),
     'sparsify': ('sae.safetensors', 'cfg.json'),
     'gemma_scope2': ('params.safetensors', 'config.json'),
     'dictionary_learning': ('ae.pt', 'config.json'),
   }[name]
-  folder.mkdir(parents=True, exist_ok=True)
-  arrays = {k: np.asarray(v, order='C') for k, v in arrays.items()}
-  if weights.endswith('.pt'):
-    torch_zip.write(folder / weights, arrays)
-  else:
-    safetensors.numpy.save_file(arrays, folder / weights)
-  (folder / config_name).write_text(json.dumps(config))
-  return folder
+  return format_saes.write_foreign(folder, arrays, config, *names)
 
 
 THRESHOLD = (np.abs(format_saes.random(M, seed=2)) + 0.3).astype('float32')

@@ -6,12 +6,11 @@ import random
 import shutil
 import time
 
+from helpers import sweeping
 import pytest
 
 from jumprelu_jax import inputs
-from jumprelu_jax import run_folder
 from jumprelu_jax import runs
-from jumprelu_jax import sweeps
 from jumprelu_jax.text import tokens
 
 CHAT = [{'role': 'user', 'content': 'abc'}]
@@ -89,13 +88,6 @@ def test_templates_draw_alike_and_leave_the_generator_alone(chat_lm):
   assert random.random() == want
 
 
-def run_all(run, workdir):
-  swept = sweeps.expand(run)
-  prepared = inputs.prepare(next(iter(swept.values())))
-  run_folder.claim(workdir, run)
-  return runs.run_all(prepared, swept, workdir)
-
-
 @pytest.fixture(scope='module')
 def finished(tiny_run, tiny_text, tmp_path_factory):
   """(run, its folder, its text): a run of one SAE."""
@@ -109,7 +101,7 @@ def finished(tiny_run, tiny_text, tmp_path_factory):
       'evaluation.sequences': 20,
     }
   )
-  run_all(run, base / 'run')
+  sweeping.run_sweep(run, base / 'run')
   return run, base / 'run', text
 
 
@@ -124,7 +116,7 @@ def test_a_run_is_evaluated_on_the_text_that_it_began_with(finished, tmp_path):
   changed = text.read_text()
   text.write_text('{"text": "something else, much longer, says so"}\n' * 30)
   try:
-    assert run_all(run, tmp_path / 'run') == [before]
+    assert sweeping.run_sweep(run, tmp_path / 'run') == [before]
   finally:
     text.write_text(changed)
 

@@ -191,7 +191,7 @@ def told(facts, monkeypatch):
   ]
   monkeypatch.setattr(hosts, '_gather', lambda name, value: texts)
   try:
-    hosts.agree('test', facts[0])
+    hosts.agree('test', lambda: facts[0])
   except errors.InputError as error:
     return str(error)
   return ''

@@ -5,6 +5,7 @@ import json
 import pathlib
 import shutil
 
+from helpers import sweeping
 import numpy as np
 import pytest
 
@@ -18,20 +19,11 @@ from jumprelu_jax import run_folder
 from jumprelu_jax import runs
 from jumprelu_jax import sae_folders
 from jumprelu_jax import supply
-from jumprelu_jax import sweeps
 from jumprelu_jax.activations import store as store_lib
 from jumprelu_jax.lm import sites
 from jumprelu_jax.lm import transformer
 from jumprelu_jax.records import schema
 from jumprelu_jax.records import state
-
-
-def run_sweep(run, workdir):
-  """Rows of a run's sweep, as experiments.sweep has them made."""
-  swept = sweeps.expand(run)
-  prepared = inputs.prepare(next(iter(swept.values())))
-  run_folder.claim(workdir, run)
-  return runs.run_all(prepared, swept, workdir)
 
 
 @pytest.fixture(scope='module')
@@ -44,7 +36,7 @@ def sweep(tiny_run):
 def finished(sweep, tmp_path_factory):
   """(folder, rows) of the finished sweep."""
   workdir = tmp_path_factory.mktemp('runs') / 'sweep'
-  return workdir, run_sweep(sweep, workdir)
+  return workdir, sweeping.run_sweep(sweep, workdir)
 
 
 def evaluated(folder, run):
@@ -82,7 +74,7 @@ def test_results_have_exactly_the_columns(finished):
 def test_results_of_topk_have_k_and_no_coefficient(tiny_run, tmp_path):
   saes = ['topk/reconstruction/3', 'jumprelu/l0/0.01']
   run = tiny_run.with_values({'sweep.saes': saes})
-  run_sweep(run, tmp_path / 'sweep')
+  sweeping.run_sweep(run, tmp_path / 'sweep')
   with (tmp_path / 'sweep' / 'results.csv').open() as file:
     table = list(csv.DictReader(file))
   keys = ('architecture', 'objective', 'sparsity_coeff', 'k')
@@ -125,7 +117,7 @@ def test_a_norm_filter_reaches_metrics_and_records(tiny_run, tmp_path, capsys):
   run = tiny_run.with_values(
     {'sweep.saes': ['jumprelu/l0/1e-3'], 'activations.max_norm_multiple': 1.02}
   )
-  (row,) = run_sweep(run, tmp_path / 'sweep')
+  (row,) = sweeping.run_sweep(run, tmp_path / 'sweep')
   folder = tmp_path / 'sweep' / 'jumprelu_l0_0.001'
   seal = json.loads((folder / 'seal.json').read_text())
   assert 'norm_limits.json' in seal['files']
@@ -175,7 +167,7 @@ def test_finished_work_is_not_done_again(finished, sweep, monkeypatch):
     (sae_folders.evaluation, 'measure'),
   ):
     monkeypatch.setattr(module, name, fail)
-  run_sweep(sweep, workdir)
+  sweeping.run_sweep(sweep, workdir)
   assert contents(workdir) == before
 
 

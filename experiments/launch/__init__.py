@@ -94,16 +94,17 @@ def _join(in_processes):
       'share experiments.harvest by --host=I --hosts=N.'
     )
   hosts.start(spec)
-  if hosts.are_several():
-    config = CONFIG.value.to_dict() if CONFIG.value is not None else {}
-    hosts.agree(
-      'command',
-      {
-        'command': pathlib.Path(sys.argv[0]).name,
-        **config_lib.flatten({'config': config}),
-        **hosts.software(),
-      },
-    )
+  hosts.agree('command', _decisive)
+
+
+def _decisive():
+  """Returns what processes must have in common from the start."""
+  config = CONFIG.value.to_dict() if CONFIG.value is not None else {}
+  return {
+    'command': pathlib.Path(sys.argv[0]).name,
+    **config_lib.flatten({'config': config}),
+    **hosts.software(),
+  }
 
 
 def _line(error):

@@ -1,9 +1,13 @@
-"""Released SAEs of each kind, to be written in every format."""
+"""Released SAEs of each kind, and folders as other libraries write them."""
+
+import json
 
 from jax import numpy as jnp
 import numpy as np
+import safetensors.numpy
 
 from jumprelu_jax.exchange import details as details_lib
+from jumprelu_jax.exchange import torch_zip
 from jumprelu_jax.sae import released
 
 D, M = 8, 24
@@ -56,3 +60,15 @@ SAES = {
     **on_device(maps()), k=5, W_skip=jnp.asarray(random(D, D, seed=3))
   ),
 }
+
+
+def write_foreign(folder, arrays, config, weights_name, config_name):
+  """Writes a folder of arrays and a config, and returns it."""
+  folder.mkdir(parents=True, exist_ok=True)
+  arrays = {k: np.asarray(v, order='C') for k, v in arrays.items()}
+  if weights_name.endswith('.pt'):
+    torch_zip.write(folder / weights_name, arrays)
+  else:
+    safetensors.numpy.save_file(arrays, folder / weights_name)
+  (folder / config_name).write_text(json.dumps(config))
+  return folder
